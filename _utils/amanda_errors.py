@@ -1,0 +1,60 @@
+"""Errors that the engine raises.
+
+Each message is written for the administrator: what is wrong, where, and what to do about it.
+The Salt front turns them into ``CommandExecutionError`` (or ``SaltInvocationError`` for
+:class:`ArgumentError`) without changing a word.
+"""
+
+
+class AmandaError(Exception):
+    """Something failed; the message says what and names the remedy."""
+
+
+class PillarError(AmandaError):
+    """The pillar asks for something that can't be: *key* is wrong because of *problem*.
+
+    key
+        Where the fault is, as ``salt pillar.get`` would take it: ``backup:configs:daily:cron``.
+    problem
+        What is wrong with it, in words.
+    remedy
+        What to write instead.
+    """
+
+    def __init__(self, key, problem, remedy):
+        super().__init__(f"pillar {key}: {problem}. {remedy}")
+        self.key = key
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ArgumentError(AmandaError):
+    """An argument of a function is wrong: an unknown config, host, path or time."""
+
+
+class ParseError(AmandaError):
+    """A line that Amanda or another tool wrote could not be read; the message quotes it."""
+
+    def __init__(self, what, line):
+        super().__init__(f"can't read {what}: {line!r}")
+        self.what = what
+        self.line = line
+
+
+class CommandError(AmandaError):
+    """A command failed.
+
+    argv
+        The command, a list.
+    returncode
+        Its exit status; negative for a signal.
+    stderr
+        What it said, decoded, trailing white space taken off.
+    """
+
+    def __init__(self, argv, returncode, stderr):
+        said = stderr.strip() or "nothing on stderr"
+        super().__init__(f"{argv[0]} failed with status {returncode}: {said}")
+        self.argv = list(argv)
+        self.returncode = returncode
+        self.stderr = stderr

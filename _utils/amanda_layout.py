@@ -1,0 +1,100 @@
+"""Where everything lives: one table of paths for states, engine and tests.
+
+What is ours stands apart from what is Amanda's, since Debian gives ``/etc/amanda`` and
+``/var/lib/amanda`` to the dump user, who must not be able to change what root runs.
+"""
+
+import dataclasses
+from pathlib import Path
+
+PROGRAMS = Path("/usr/local/lib/salt-amanda")
+"""The installed engine, the filters and the tar wrapper: root's, readable by all.
+
+Amanda writes the filter's path into each dump's header, so it never changes.
+"""
+
+SETTINGS = Path("/etc/salt-amanda")
+"""Keys (each readable by whom it serves alone) and the client's own list of directories."""
+
+STATE = Path("/var/lib/salt-amanda")
+"""What runs leave behind: last collection, due times, results. Root's alone (0700)."""
+
+AMANDA_CONFIGS = Path("/etc/amanda")
+LOGS = Path("/var/log/amanda")
+
+# SETTINGS
+SSH_KEY = SETTINGS / "ssh" / "id_ed25519"  # root 0600: installed for the dump user from here
+AGE_IDENTITY = SETTINGS / "age" / "identity"  # dump user 0400
+AGE_RECIPIENTS = SETTINGS / "age" / "recipients"  # root 0644: the server's own first, then offsite
+OWN_DIRECTORIES = SETTINGS / "directories.json"  # written by the state amanda.directory
+
+# PROGRAMS
+CRYPT = PROGRAMS / "amanda-crypt"  # server_custom_encrypt: stdin to stdout, -d decrypts
+TAR = PROGRAMS / "amanda-tar"  # the only tar that setuid amgtar and runtar may run
+COMPRESS = PROGRAMS / "amanda-zstd"  # client-custom-compress: stdin to stdout, -d expands
+ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
+
+# STATE
+FLEET = STATE / "fleet.json"  # what amanda.collect last saw
+SPECIFICATION = STATE / "specification.json"  # what the run in progress was asked
+DUE = STATE / "due.json"  # when each config last ran
+RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
+
+RUN_UNIT = "amanda-run.service"
+"""The transient unit of the one run per server; its name is the lock."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigPlaces:
+    """The paths of one Amanda config; of a copy elsewhere, when read from a mirror.
+
+    conf
+        The directory of ``amanda.conf`` and ``disklist``.
+    state
+        The directory of ``tapelist``, ``curinfo``, ``index`` and ``log``.
+    tapes
+        The directory of ``slot1`` … ``slotN``.
+    holding
+        This config's part of the holding disk.
+    """
+
+    name: str
+    conf: Path
+    state: Path
+    tapes: Path
+    holding: Path
+
+    @property
+    def tapelist(self):
+        """Label, write time and pin of each tape; see tapelist(5)."""
+        return self.state / "tapelist"
+
+    @property
+    def logs(self):
+        """``log.<timestamp>.<n>``, a line per event of each run."""
+        return self.state / "log"
+
+    @property
+    def index(self):
+        """Names in each dump, ``<host>/<disk>/<timestamp>_<level>.gz``."""
+        return self.state / "index"
+
+    @property
+    def info(self):
+        """The planner's history of each DLE."""
+        return self.state / "curinfo"
+
+
+def places(config, paths):
+    """Return the :class:`ConfigPlaces` of *config* on this server.
+
+    paths
+        The :class:`amanda_settings.Paths` of the pillar.
+    """
+    return ConfigPlaces(
+        name=config,
+        conf=AMANDA_CONFIGS / config,
+        state=Path(paths.state) / config,
+        tapes=Path(paths.tapes) / config,
+        holding=Path(paths.holding) / config,
+    )
