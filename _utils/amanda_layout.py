@@ -29,9 +29,12 @@ AGE_RECIPIENTS = SETTINGS / "age" / "recipients"  # root 0644: the server's own 
 OWN_DIRECTORIES = SETTINGS / "directories.json"  # written by the state amanda.directory
 
 # PROGRAMS
-CRYPT = PROGRAMS / "amanda-crypt"  # server_custom_encrypt: stdin to stdout, -d decrypts
+CRYPT = {  # server_custom_encrypt: stdin to stdout, -d decrypts; by encryption method
+    "age": PROGRAMS / "crypt-age",
+    "amcrypt": PROGRAMS / "crypt-amcrypt",
+}
+COMPRESS = PROGRAMS / "compress-zstd"  # client_custom_compress: stdin to stdout, -d expands
 TAR = PROGRAMS / "amanda-tar"  # the only tar that setuid amgtar and runtar may run
-COMPRESS = PROGRAMS / "amanda-zstd"  # client-custom-compress: stdin to stdout, -d expands
 ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
 
 # STATE
