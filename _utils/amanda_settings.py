@@ -1,0 +1,483 @@
+"""What the pillar ``backup`` may say, and what it means: one table, one parser.
+
+An unknown or malformed key is a :class:`~amanda_errors.PillarError` that names the key and the
+remedy. It is raised before anything is changed, by the first state of the SLS and by every
+function.
+"""
+
+import dataclasses
+import difflib
+import ipaddress
+import pwd
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import croniter
+from amanda_errors import PillarError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a minion id or the name of a config may look like; both become file names."""
+
+DEFAULT_DIRECTORIES = ("/etc", "/home")
+_RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
+_REQUIRED = object()
+
+# Amanda's own options that a config may set, beside those we treat ourselves: amanda.conf(5).
+AMANDA_OPTIONS = {
+    "bumpdays": int,
+    "bumpmult": (int, float),
+    "bumppercent": int,
+    "bumpsize": str,
+    "ctimeout": int,
+    "dtimeout": int,
+    "dumporder": str,
+    "estimate": str,
+    "etimeout": int,
+    "holding-use": str,
+    "inparallel": int,
+    "mailto": str,
+    "maxdumps": int,
+    "netusage": str,
+    "org": str,
+}
+TAPETYPE_OPTIONS = {"comment": str, "length": str, "part-size": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class Directory:
+    """A directory to back up, one Amanda DLE.
+
+    path
+        Absolute.
+    options
+        ``exclude`` (patterns), ``mounts`` (``include``), ``config`` (the config that dumps it).
+    """
+
+    path: str
+    options: Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One Amanda config: a cycle of dumps on its own set of tapes.
+
+    dumpcycle
+        Days within which every DLE gets a full dump.
+    runspercycle, tapecycle, runtapes
+        As in amanda.conf(5).
+    slots
+        How many virtual tapes there are; never fewer than tapecycle.
+    tapetype, options
+        Amanda's options, as the pillar spells them.
+    cron
+        When it runs, in the server's local time; None: by hand only.
+    splay
+        Seconds over which servers with the same ``cron`` spread.
+    """
+
+    name: str
+    dumpcycle: int
+    runspercycle: int
+    tapecycle: int
+    runtapes: int
+    slots: int
+    tapetype: Mapping
+    options: Mapping
+    cron: str
+    splay: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Where tapes, holding disk and Amanda's state live on the server."""
+
+    tapes: str
+    holding: str
+    state: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Encryption:
+    """How dumps are sealed: ``method`` is age or amcrypt, ``recipients`` are offsite age keys."""
+
+    method: str
+    recipients: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirror:
+    """Where tapes are copied to, by whom, and for how many days a generation is kept."""
+
+    user: str
+    directory: str
+    keep_days: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The pillar ``backup`` of one minion, checked, defaults filled in."""
+
+    minion_id: str
+    server: str
+    directories: Mapping
+    address: str
+    port: int
+    server_addresses: tuple
+    configs: Mapping
+    paths: Paths
+    encryption: Encryption
+    compress: str
+    mirror: Mirror
+    mailto: str
+    pillar: Mapping
+
+    @property
+    def is_server(self):
+        """Whether this minion is the Amanda server."""
+        return self.minion_id == self.server
+
+    @property
+    def is_client(self):
+        """Whether this minion is backed up: ``directories: {}`` takes it out."""
+        return bool(self.directories)
+
+    def to_dict(self):
+        """Return what :func:`from_dict` reads: the run's specification carries it."""
+        return {"minion_id": self.minion_id, "pillar": self.pillar}
+
+    def config(self, name=None):
+        """Return the :class:`Config` *name*; without a name, the only one there is."""
+        if name is None and len(self.configs) == 1:
+            return next(iter(self.configs.values()))
+        if name in self.configs:
+            return self.configs[name]
+        known = ", ".join(self.configs)
+        problem = "several configs exist" if name is None else f"there is no config {name!r}"
+        raise PillarError("backup:configs", problem, f"Name one of: {known}.")
+
+
+def from_dict(data):
+    """Return the :class:`Settings` that ``to_dict`` put into *data*."""
+    return parse(data["pillar"], data["minion_id"])
+
+
+def parse(pillar, minion_id):
+    """Return the :class:`Settings` that the pillar's ``backup`` mapping means for *minion_id*.
+
+    Raises :class:`~amanda_errors.PillarError` at the first key that is unknown or malformed.
+    """
+    reader = _Reader("backup", pillar)
+    settings = Settings(
+        minion_id=minion_id,
+        server=reader.name("server", _REQUIRED, "Give the Amanda server's minion id."),
+        directories=_directories(reader),
+        address=_address(reader),
+        port=reader.integer("port", 22, 1, 65535),
+        server_addresses=_networks(reader),
+        configs=_configs(reader),
+        paths=_paths(reader),
+        encryption=_encryption(reader),
+        compress=reader.choice("compress", "zstd", ("zstd", "gzip")),
+        mirror=_mirror(reader),
+        mailto=reader.text("mailto", "root"),
+        pillar=pillar,
+    )
+    reader.finish()
+    if settings.mirror and not settings.encryption.recipients:
+        raise PillarError(
+            "backup:encryption:recipients",
+            "a mirror without offsite recipients could not be opened once the server is lost",
+            "Run 'age-keygen -o offsite.key' on a machine kept elsewhere, keep that file there, "
+            "and list its public key (age1…) here; or remove backup:mirror.",
+        )
+    return settings
+
+
+def check_host(settings):
+    """Raise :class:`PillarError` if this server's disks and users aren't as *settings* need.
+
+    Only looks; nothing is made. A missing tape root is no error: a state makes it.
+    """
+    for key in ("tapes", "holding", "state"):
+        path = Path(getattr(settings.paths, key))
+        # The parent too: a file in its place would fail half way through the states.
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                raise PillarError(
+                    f"backup:paths:{key}",
+                    f"{place} is not a directory",
+                    "Move it away or name another directory.",
+                )
+    if settings.mirror:
+        try:
+            pwd.getpwnam(settings.mirror.user)
+        except KeyError:
+            raise PillarError(
+                "backup:mirror:user",
+                f"this server knows no user {settings.mirror.user!r}",
+                "Create it first, or name the user who owns the mirror's directory.",
+            ) from None
+
+
+class _Reader:
+    """Reads one mapping of the pillar, key by key; what nobody asked for is unknown."""
+
+    def __init__(self, key, mapping, known=()):
+        if not isinstance(mapping, Mapping):
+            raise PillarError(key, f"a mapping is needed, not {_kind(mapping)}", "See README.md.")
+        self.key = key
+        self.mapping = mapping
+        self.known = set(known)
+
+    def finish(self):
+        """Raise for the first key that was never read."""
+        for key in self.mapping:
+            if key not in self.known:
+                close = difflib.get_close_matches(str(key), sorted(self.known), 1)
+                hint = f"Did you mean {close[0]}?" if close else "Remove it."
+                known = ", ".join(sorted(self.known))
+                raise PillarError(f"{self.key}:{key}", "unknown key", f"{hint} Known: {known}.")
+
+    def fail(self, key, problem, remedy):
+        raise PillarError(f"{self.key}:{key}", problem, remedy)
+
+    def get(self, key, default, remedy="See README.md."):
+        """Return the value of *key*; None counts as absent."""
+        self.known.add(key)
+        value = self.mapping.get(key)
+        if value is None:
+            if default is _REQUIRED:
+                self.fail(key, "missing", remedy)
+            return default
+        return value
+
+    def text(self, key, default, remedy="Write one line of text."):
+        """Return one line of printable text without quotes or backslashes."""
+        value = self.get(key, default, remedy)
+        if value is default:
+            return value
+        if not isinstance(value, str) or not value.isprintable() or set(value) & set('"\\'):
+            self.fail(key, f"one line of plain text is needed, not {value!r}", remedy)
+        return value
+
+    def name(self, key, default, remedy):
+        value = self.text(key, default, remedy)
+        if not NAME.fullmatch(value):
+            self.fail(key, f"{value!r} is no name", "Use letters, digits, dot, dash, underscore.")
+        return value
+
+    def integer(self, key, default, low, high):
+        value = self.get(key, default)
+        if value is default:
+            return value
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.fail(key, f"{value!r} is no whole number", f"Give {low} to {high}.")
+        return value
+
+    def choice(self, key, default, choices):
+        value = self.get(key, default)
+        if value not in choices:
+            self.fail(key, f"{value!r} is not known", f"Choose one of: {', '.join(choices)}.")
+        return value
+
+    def days(self, key, default):
+        """Return a number of days from ``7``, ``7 days`` or ``2 weeks``."""
+        value = self.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return value
+        match = re.fullmatch(r"(\d{1,5}) *(day|week)s?", str(value))
+        if not match or int(match[1]) < 1:
+            self.fail(key, f"{value!r} is no time span", "Write it as '7 days' or '2 weeks'.")
+        return int(match[1]) * (7 if match[2] == "week" else 1)
+
+    def directory(self, key, default):
+        value = self.text(key, default, "Name a directory.")
+        if not value.startswith("/") or ".." in value.split("/") or value != str(Path(value)):
+            self.fail(key, f"{value!r} is no absolute path", "Write it out from /.")
+        return value
+
+    def mapping_at(self, key, default):
+        return _Reader(f"{self.key}:{key}", self.get(key, default))
+
+
+def _kind(value):
+    return "nothing" if value is None else type(value).__name__
+
+
+def _directories(reader):
+    directories = {}
+    inner = reader.mapping_at("directories", dict.fromkeys(DEFAULT_DIRECTORIES))
+    for path in inner.mapping:
+        inner.known.add(path)
+        directories[path] = directory(path, inner.mapping[path], inner.key)
+    return directories
+
+
+def directory(path, options, key="backup:directories"):
+    """Return the checked :class:`Directory`; the state ``amanda.directory`` calls this too.
+
+    What Amanda can write into its disklist and logs is checked by the server, which reports it.
+    """
+    remedy = "Write an absolute path without '.', '..' or a slash at its end."
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise PillarError(f"{key}:{path}", f"{path!r} is no absolute path", remedy)
+    if path != "/" and any(part in ("", ".", "..") for part in path[1:].split("/")):
+        raise PillarError(f"{key}:{path}", "the path is not in its plain form", remedy)
+    reader = _Reader(f"{key}:{path}", {} if options is None else options)
+    checked = {}
+    exclude = reader.get("exclude", None)
+    if exclude is not None:
+        if not isinstance(exclude, list) or not all(isinstance(item, str) for item in exclude):
+            reader.fail("exclude", "a list of patterns is needed", "Write ['./tmp', '*.o'].")
+        checked["exclude"] = list(exclude)
+    if reader.choice("mounts", None, (None, "include")):
+        checked["mounts"] = "include"
+    config = reader.get("config", None)
+    if config is not None:
+        checked["config"] = reader.name("config", None, "Name one of the server's configs.")
+    reader.finish()
+    return Directory(path, checked)
+
+
+def _address(reader):
+    value = reader.text("address", None)
+    if value is not None:
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            reader.fail("address", f"{value!r} is no IP address", "Write it as 192.0.2.7.")
+    return None
+
+
+def _networks(reader):
+    networks = []
+    values = reader.get("server_addresses", [])
+    if not isinstance(values, list):
+        reader.fail("server_addresses", "a list is needed", "Write ['192.0.2.7'].")
+    for value in values:
+        try:
+            networks.append(str(ipaddress.ip_network(value)))
+        except ValueError as error:
+            reader.fail("server_addresses", str(error), "Write addresses or networks.")
+    return tuple(networks)
+
+
+def _configs(reader):
+    configs = {}
+    inner = reader.mapping_at("configs", {"daily": {}})
+    for name in inner.mapping:
+        inner.known.add(name)
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name in _RESERVED_CONFIGS:
+            inner.fail(name, f"{name!r} can't be the name of a config", "Try: daily.")
+        if any(name.lower() == other.lower() for other in configs):
+            inner.fail(name, "another config has the same name but for case", "Rename one.")
+        configs[name] = _config(name, _Reader(f"{inner.key}:{name}", inner.mapping[name] or {}))
+    if not configs:
+        inner.fail("daily", "no config at all", "Give one, or leave out backup:configs.")
+    return configs
+
+
+def _config(name, reader):
+    dumpcycle = reader.days("dumpcycle", 7)
+    runspercycle = reader.integer("runspercycle", dumpcycle, 1, 10000)
+    runtapes = reader.integer("runtapes", 1, 1, 1000)
+    needed = runspercycle * runtapes + 1
+    tapecycle = reader.integer("tapecycle", needed + 2, 1, 100000)
+    if tapecycle < needed:
+        reader.fail(
+            "tapecycle",
+            f"{tapecycle} tapes are too few: a cycle writes {runspercycle} runs × {runtapes} "
+            "tapes, and the next full must not overwrite the last",
+            f"Give at least {needed}, or shorten dumpcycle.",
+        )
+    slots = reader.integer("slots", tapecycle, 1, 100000)
+    if slots < tapecycle:
+        reader.fail(
+            "slots", f"{slots} slots can't hold {tapecycle} tapes", f"Give {tapecycle} or more."
+        )
+    config = Config(
+        name=name,
+        dumpcycle=dumpcycle,
+        runspercycle=runspercycle,
+        tapecycle=tapecycle,
+        runtapes=runtapes,
+        slots=slots,
+        tapetype=_options(reader.mapping_at("tapetype", {}), TAPETYPE_OPTIONS),
+        options={},
+        cron=_cron(reader),
+        splay=reader.integer("splay", 0, 0, 86400),
+    )
+    options = _options(reader, AMANDA_OPTIONS)
+    return dataclasses.replace(config, options=options)
+
+
+def _options(reader, table):
+    """Return Amanda's options that *table* knows, by type; underscores count as dashes."""
+    options = {}
+    for key, value in reader.mapping.items():
+        option = str(key).replace("_", "-")
+        if option not in table or key in reader.known:
+            continue
+        reader.known.add(key)
+        if table[option] is str:
+            value = reader.text(key, None)
+        elif isinstance(value, bool) or not isinstance(value, table[option]):
+            reader.fail(key, f"{value!r} is no number", "See amanda.conf(5).")
+        options[option] = value
+    reader.known.update(table)
+    reader.finish()
+    return options
+
+
+def _cron(reader):
+    value = reader.get("cron", "0 1 * * *")
+    if value is False:
+        return None
+    if not isinstance(value, str) or not croniter.croniter.is_valid(value):
+        reader.fail("cron", f"{value!r} is no cron time", "Write '0 1 * * *', or false for none.")
+    return value
+
+
+def _paths(reader):
+    inner = reader.mapping_at("paths", {})
+    paths = Paths(
+        tapes=inner.directory("tapes", "/var/lib/amanda/vtapes"),
+        holding=inner.directory("holding", "/var/lib/amanda/holding"),
+        state=inner.directory("state", "/var/lib/amanda"),
+    )
+    inner.finish()
+    if len({paths.tapes, paths.holding, paths.state}) < 3:
+        raise PillarError(inner.key, "two of the paths are the same", "Give each its own.")
+    return paths
+
+
+def _encryption(reader):
+    inner = reader.mapping_at("encryption", {})
+    method = inner.choice("method", "age", ("age", "amcrypt"))
+    recipients = inner.get("recipients", [])
+    inner.finish()
+    if not isinstance(recipients, list):
+        inner.fail("recipients", "a list is needed", "Write one age1… key a line.")
+    for recipient in recipients:
+        # Its checksum is checked where it is used; here it must not become anything else.
+        if not isinstance(recipient, str) or not re.fullmatch(r"age1[0-9a-z]{58}", recipient):
+            inner.fail(
+                "recipients",
+                f"{recipient!r} is no age public key",
+                "Copy the line 'public key: age1…' that age-keygen printed.",
+            )
+    return Encryption(method, tuple(recipients))
+
+
+def _mirror(reader):
+    if reader.get("mirror", None) is None:
+        return None
+    inner = reader.mapping_at("mirror", None)
+    mirror = Mirror(
+        user=inner.name("user", _REQUIRED, "Name the user who owns the mirror's directory."),
+        directory=inner.directory("directory", _REQUIRED),
+        keep_days=inner.days("keep", 30),
+    )
+    inner.finish()
+    return mirror
