@@ -24,6 +24,7 @@ LOGS = Path("/var/log/amanda")
 
 # SETTINGS
 SSH_KEY = SETTINGS / "ssh" / "id_ed25519"  # root 0600: installed for the dump user from here
+SSH_KEY_INSTALLED = Path(".ssh") / "id_ed25519"  # below the dump user's home
 AGE_IDENTITY = SETTINGS / "age" / "identity"  # dump user 0400
 AGE_RECIPIENTS = SETTINGS / "age" / "recipients"  # root 0644: the server's own first, then offsite
 OWN_DIRECTORIES = SETTINGS / "directories.json"  # written by the state amanda.directory

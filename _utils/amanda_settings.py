@@ -17,7 +17,10 @@ import croniter
 from amanda_errors import PillarError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What a minion id or the name of a config may look like; both become file names."""
+"""What a minion id may look like; it becomes a host name and a file name."""
+
+CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What the name of a config may look like; Amanda takes it as an identifier, too."""
 
 DEFAULT_DIRECTORIES = ("/etc", "/home")
 _RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
@@ -368,7 +371,11 @@ def _configs(reader):
     inner = reader.mapping_at("configs", {"daily": {}})
     for name in inner.mapping:
         inner.known.add(name)
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name in _RESERVED_CONFIGS:
+        if (
+            not isinstance(name, str)
+            or not CONFIG_NAME.fullmatch(name)
+            or name in _RESERVED_CONFIGS
+        ):
             inner.fail(name, f"{name!r} can't be the name of a config", "Try: daily.")
         if any(name.lower() == other.lower() for other in configs):
             inner.fail(name, "another config has the same name but for case", "Rename one.")

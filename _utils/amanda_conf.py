@@ -1,0 +1,129 @@
+"""The text of Amanda's configuration files, and Amanda's own word on whether it can read it.
+
+The template places values; they are computed here. What Salt's pillar may say of them is checked
+in :mod:`amanda_settings`, so that nothing here needs quoting: no value holds a quote, a backslash
+or a line break.
+"""
+
+import tempfile
+from pathlib import Path
+
+import jinja2
+from amanda_command import run
+from amanda_errors import AmandaError, CommandError
+from amanda_layout import COMPRESS, CRYPT, SSH_KEY_INSTALLED, TAR, places
+
+DUMPTYPES = {"age": "encrypt-amgtar-ssh", "amcrypt": "encrypt-gnutar-ssh"}
+"""The dumptype of every DLE, by encryption method; the second is the name other sites know."""
+
+LABEL_DIGITS = 4
+
+_DEFAULTS = {
+    # Ten sessions at once to one client would meet sshd's MaxStartups.
+    "inparallel": 8,
+    "maxdumps": 4,
+    # Without history the planner guesses 1 GB a DLE and would dump one at a time.
+    "holding-use": "-500 mbytes",
+    # History where there is some; a first dump is measured, else the planner guesses.
+    "estimate": "server client",
+    "netusage": "80000 Kbps",
+}
+_TAPETYPE = {"length": "100 gbytes"}
+# Strings to Amanda's parser; all others are numbers or keywords, which it wants bare.
+_QUOTED = ("comment", "dumporder", "mailto", "org")
+_ELSEWHERE = ("holding-use", "estimate")
+
+
+def render(template, settings, config, platform):
+    """Return the text of amanda.conf(5) for one config.
+
+    template
+        Text of ``amanda.conf.jinja``.
+    settings, config
+        :class:`amanda_settings.Settings` and one of its configs.
+    platform
+        :class:`amanda_platform.Platform` of the server.
+    """
+    place = places(config.name, settings.paths)
+    options = {"org": config.name, "mailto": "", **_DEFAULTS, **config.options}
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(template).render(
+        name=config.name,
+        storage=config.name,
+        user=platform.user,
+        libexec=platform.libexec,
+        dumpcycle=config.dumpcycle,
+        runspercycle=config.runspercycle,
+        tapecycle=config.tapecycle,
+        runtapes=config.runtapes,
+        slots=config.slots,
+        tapetype=_quoted({**_TAPETYPE, **config.tapetype}),
+        options=_quoted({key: value for key, value in options.items() if key not in _ELSEWHERE}),
+        holding_use=options["holding-use"],
+        estimate=options["estimate"],
+        labelstr=f"^{config.name}-{'[0-9]' * LABEL_DIGITS}+$",
+        info=place.info,
+        logs=place.logs,
+        index=place.index,
+        tapelist=place.tapelist,
+        state=place.state,
+        tapes=place.tapes,
+        holding=place.holding,
+        tar=TAR,
+        ssh_key=platform.home / SSH_KEY_INSTALLED,
+        compress=settings.compress,
+        compress_program=COMPRESS,
+        crypt=CRYPT,
+    )
+
+
+def _quoted(options):
+    return [
+        (key, f'"{value}"' if key in _QUOTED else value) for key, value in sorted(options.items())
+    ]
+
+
+def check(text, user):
+    """Have Amanda parse the text of an amanda.conf, as the dump user, away from the one in use.
+
+    Raises :class:`~amanda_errors.AmandaError` quoting Amanda's complaint.
+    """
+    with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory, "amanda.conf")
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+        try:
+            # The config "." is the amanda.conf of the working directory; amgetconf(8).
+            answer = run(["amgetconf", ".", "--list", "storage"], user=user, cwd=directory)
+        except CommandError as error:
+            complaint = error.stderr.replace(f"{directory}/", "")
+            raise AmandaError(f"Amanda can't read this amanda.conf: {complaint}") from error
+        said = answer.stderr.decode(errors="replace").strip()
+        if said:
+            raise AmandaError(
+                f"Amanda has objections to this amanda.conf: {said.replace(f'{directory}/', '')}"
+            )
+
+
+def render_client(settings, platform):
+    """Return the text of amanda-client.conf(5), for ``amrecover`` on this minion."""
+    config = next(iter(settings.configs))
+    return "\n".join(
+        (
+            "# Written by Salt; changes made here are lost. See amanda-client.conf(5).",
+            f'conf "{config}"',
+            f'index-server "{settings.server}"',
+            f'tape-server "{settings.server}"',
+            'auth "ssh"',
+            f'ssh-keys "{platform.home / SSH_KEY_INSTALLED}"',
+            f'client-username "{platform.user}"',
+            f'amandad-path "{platform.libexec}/amandad"',
+            "",
+        )
+    )
