@@ -98,6 +98,7 @@ def check(text, user):
         path = Path(directory, "amanda.conf")
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
+        Path(directory, "disklist").touch(mode=0o644)  # without one amgetconf refuses
         try:
             # The config "." is the amanda.conf of the working directory; amgetconf(8).
             answer = run(["amgetconf", ".", "--list", "storage"], user=user, cwd=directory)
