@@ -1,0 +1,142 @@
+"""Files and directories as they should be: compared first, replaced whole.
+
+A file appears under its name only when it is complete and has its owner and mode, so that a
+reader never sees half of it and a secret is never readable by others, not even for a moment.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+
+from amanda_errors import AmandaError
+
+
+@dataclasses.dataclass(frozen=True)
+class Managed:
+    """A file (or, with ``content`` None, a directory) as it should be.
+
+    content
+        Bytes, or None for a directory.
+    secret
+        Never show the content, not even as a difference.
+    keep
+        An existing file keeps its content: keys are never overwritten.
+    """
+
+    path: Path
+    content: bytes = None
+    user: str = "root"
+    group: str = "root"
+    mode: int = 0o644
+    secret: bool = False
+    keep: bool = False
+
+    @property
+    def is_directory(self):
+        """Whether this is a directory."""
+        return self.content is None
+
+    @property
+    def attributes(self):
+        """Owner, group and mode, as ``changes`` shows them."""
+        return f"{self.user}:{self.group} {self.mode:04o}"
+
+
+def write(path, content, user="root", group="root", mode=0o644):
+    """Write *content* (bytes) to *path* atomically: complete, owned and on disk, then renamed."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            if os.geteuid() == 0:
+                os.fchown(stream.fileno(), *_ids(user, group))
+            os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def differences(managed):
+    """Return ``{path: {"old": …, "new": …}}`` for each of *managed* that isn't as it should be.
+
+    Text is shown as a unified difference, a secret not at all. Raises
+    :class:`~amanda_errors.AmandaError` where a directory stands in a file's place or the reverse.
+    """
+    changes = {}
+    for wanted in managed:
+        change = _difference(wanted)
+        if change:
+            changes[str(wanted.path)] = change
+    return changes
+
+
+def apply(managed):
+    """Make each of *managed* as it should be, in order; parents come before what is in them."""
+    for wanted in managed:
+        if _difference(wanted) is None:
+            continue
+        if wanted.is_directory:
+            wanted.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        elif not (wanted.keep and wanted.path.exists()):
+            write(wanted.path, wanted.content, wanted.user, wanted.group, wanted.mode)
+        os.chown(wanted.path, *_ids(wanted.user, wanted.group))
+        wanted.path.chmod(wanted.mode)
+
+
+def _difference(wanted):
+    try:
+        status = wanted.path.lstat()
+    except FileNotFoundError:
+        return {"old": None, "new": wanted.attributes}
+    except NotADirectoryError as error:
+        raise AmandaError(f"{error.filename} lies below a file: move that away") from error
+    expected = stat.S_ISDIR if wanted.is_directory else stat.S_ISREG
+    if not expected(status.st_mode):
+        kind = "a directory" if wanted.is_directory else "a regular file"
+        raise AmandaError(f"{wanted.path} is in the way: {kind} belongs there; move it away")
+    if not wanted.is_directory and not wanted.keep:
+        current = wanted.path.read_bytes()
+        if current != wanted.content:
+            return {"old": "differs", "new": _shown(wanted, current)}
+    current = f"{_owner(status)} {stat.S_IMODE(status.st_mode):04o}"
+    return None if current == wanted.attributes else {"old": current, "new": wanted.attributes}
+
+
+def _shown(wanted, current):
+    if wanted.secret:
+        return "replaced"
+    try:
+        old, new = current.decode().splitlines(), wanted.content.decode().splitlines()
+    except UnicodeDecodeError:
+        return "replaced"
+    return "\n".join(list(difflib.unified_diff(old, new, "old", "new", lineterm="", n=1))[:200])
+
+
+def _ids(user, group):
+    try:
+        return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise AmandaError(f"this machine lacks a user or group: {error.args[0]}") from None
+
+
+def _owner(status):
+    try:
+        user = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        user = str(status.st_uid)
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return f"{user}:{group}"
