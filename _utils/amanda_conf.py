@@ -113,18 +113,19 @@ def check(text, user):
 
 
 def render_client(settings, platform):
-    """Return the text of amanda-client.conf(5), for ``amrecover`` on this minion."""
-    config = next(iter(settings.configs))
-    return "\n".join(
-        (
-            "# Written by Salt; changes made here are lost. See amanda-client.conf(5).",
-            f'conf "{config}"',
-            f'index-server "{settings.server}"',
-            f'tape-server "{settings.server}"',
-            'auth "ssh"',
-            f'ssh-keys "{platform.home / SSH_KEY_INSTALLED}"',
-            f'client-username "{platform.user}"',
-            f'amandad-path "{platform.libexec}/amandad"',
-            "",
-        )
-    )
+    """Return the text of amanda-client.conf(5).
+
+    On the server it lets root use ``amrecover`` without SSH. A client has no way in to the
+    server, and needs none: files come back by ``amanda.recover``.
+    """
+    lines = ["# Written by Salt; changes made here are lost. See amanda-client.conf(5)."]
+    if settings.is_server:
+        lines += [
+            f'conf "{next(iter(settings.configs))}"',
+            'index-server "localhost"',
+            'tape-server "localhost"',
+            'auth "local"',
+        ]
+    else:
+        lines += ['auth "ssh"', f'client-username "{platform.user}"']
+    return "\n".join([*lines, f'amandad-path "{platform.libexec}/amandad"', ""])

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from amanda_command import run
 from amanda_errors import AmandaError
 
 
@@ -86,8 +87,13 @@ def apply(managed):
     for wanted in managed:
         if _difference(wanted) is None:
             continue
+        if wanted.is_directory and _owner(wanted.path.parent.lstat()).split(":")[0] != "root":
+            # Below another user's directory root could be led astray by a link: let him do it.
+            mode = f"{wanted.mode:04o}"
+            run(["install", "-d", "-m", mode, "--", wanted.path], user=wanted.user)
+            continue
         if wanted.is_directory:
-            wanted.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            wanted.path.mkdir(mode=0o700, exist_ok=True)
         elif not (wanted.keep and wanted.path.exists()):
             write(wanted.path, wanted.content, wanted.user, wanted.group, wanted.mode)
         os.chown(wanted.path, *_ids(wanted.user, wanted.group))

@@ -1,5 +1,6 @@
 """What differs between the operating systems that package Amanda: data, no code.
 
+The packages themselves are named where they are installed, in ``salt/backup/packages.yaml``.
 Only Debian's Amanda 3.5.1 is tested. The other rows are read from those packages' spec files.
 """
 
@@ -19,10 +20,6 @@ class Platform:
         Where ``amandad``, ``amgtar`` and ``runtar`` live.
     sbin
         Where ``amdump`` and the other commands live.
-    ssh_service
-        The systemd unit of the SSH daemon.
-    client_packages, server_packages
-        What a client, and a server on top, needs; Amanda doesn't depend on all of it.
     """
 
     user: str
@@ -30,9 +27,6 @@ class Platform:
     home: Path
     libexec: Path
     sbin: Path
-    ssh_service: str
-    client_packages: tuple
-    server_packages: tuple
 
 
 PLATFORMS = {
@@ -42,19 +36,6 @@ PLATFORMS = {
         home=Path("/var/backups"),
         libexec=Path("/usr/lib/amanda"),
         sbin=Path("/usr/sbin"),
-        ssh_service="ssh",
-        client_packages=("amanda-client", "openssh-server", "zstd", "tar"),
-        server_packages=(
-            "amanda-server",
-            "openssh-client",
-            "libencode-locale-perl",
-            "age",
-            "aespipe",
-            "gnupg",
-            "sharutils",
-            "rsync",
-            "acl",
-        ),
     ),
     "RedHat": Platform(
         user="amandabackup",
@@ -62,9 +43,6 @@ PLATFORMS = {
         home=Path("/var/lib/amanda"),
         libexec=Path("/usr/lib64/amanda"),
         sbin=Path("/usr/sbin"),
-        ssh_service="sshd",
-        client_packages=("amanda-client", "openssh-server", "zstd", "tar"),
-        server_packages=("amanda-server", "openssh-clients", "age", "aespipe", "gnupg2", "rsync"),
     ),
     "Suse": Platform(
         user="amanda",
@@ -72,9 +50,6 @@ PLATFORMS = {
         home=Path("/var/lib/amanda"),
         libexec=Path("/usr/lib/amanda"),
         sbin=Path("/usr/sbin"),
-        ssh_service="sshd",
-        client_packages=("amanda", "openssh-server", "zstd", "tar"),
-        server_packages=("amanda", "openssh-clients", "age", "aespipe", "gpg2", "rsync"),
     ),
 }
 

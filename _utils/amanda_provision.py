@@ -1,0 +1,124 @@
+"""Which files and directories a minion needs for its part, with owner and mode: one table.
+
+Where Debian gives a directory to the dump user that decides what root or Amanda run
+(``/etc/amanda``), it becomes root's here and stays readable by the dump user.
+"""
+
+from pathlib import Path
+
+import amanda_conf
+from amanda_files import Managed
+from amanda_layout import (
+    AMANDA_CONFIGS,
+    COMPRESS,
+    CRYPT,
+    PROGRAMS,
+    RUNS,
+    SETTINGS,
+    SSH_KEY,
+    SSH_KEY_INSTALLED,
+    STATE,
+    TAR,
+    places,
+)
+
+CLIENT_PROGRAMS = (COMPRESS, TAR)
+SERVER_PROGRAMS = (*CRYPT.values(), PROGRAMS / "label-tapes")
+
+
+def programs(paths, read, python):
+    """Return the :class:`~amanda_files.Managed` programs of ours at *paths*.
+
+    read
+        Function from a program's name to its source, bytes.
+    python
+        The interpreter that stands in for ``@PYTHON@`` in a program's first line: Salt's own,
+        since it is on every minion.
+    """
+    files = [Managed(PROGRAMS, mode=0o755)]
+    for path in paths:
+        first, newline, rest = read(path.name).partition(b"\n")
+        first = first.replace(b"@PYTHON@", python.encode())
+        files.append(Managed(path, first + newline + rest, mode=0o755))
+    return files
+
+
+def engine(directory):
+    """Return the engine's modules, as they are in *directory*, where runs find them."""
+    return [
+        Managed(PROGRAMS, mode=0o755),
+        Managed(SETTINGS, mode=0o755),
+        Managed(STATE, mode=0o700),
+        Managed(RUNS, mode=0o700),
+        *(
+            Managed(PROGRAMS / path.name, path.read_bytes())
+            for path in sorted(Path(directory).glob("amanda_*.py"))
+        ),
+    ]
+
+
+def dump_user(platform):
+    """Return the dump user's ``.ssh``: root's, so that he can't widen what a key may do."""
+    return [Managed(platform.home / ".ssh", mode=0o755)]
+
+
+def server_ssh(platform):
+    """Return the server's SSH key where the dump user's ssh finds it."""
+    key = SSH_KEY.read_bytes()
+    return [
+        *dump_user(platform),
+        Managed(
+            platform.home / SSH_KEY_INSTALLED,
+            key,
+            platform.user,
+            platform.group,
+            mode=0o400,
+            secret=True,
+        ),
+    ]
+
+
+def config(settings, name, platform, text):
+    """Return what the Amanda config *name* needs on disk, amanda.conf with *text* included."""
+    place = places(name, settings.paths)
+    owned = {"user": platform.user, "group": platform.group, "mode": 0o700}
+    read_only = {"group": platform.group, "mode": 0o640}
+    return [
+        Managed(AMANDA_CONFIGS, group=platform.group, mode=0o750),
+        Managed(place.conf, group=platform.group, mode=0o750),
+        *_parents(settings.paths.state, platform),
+        *(Managed(path, **owned) for path in (place.state, place.info, place.index, place.logs)),
+        *_parents(settings.paths.holding, platform),
+        Managed(place.holding, **owned),
+        *_parents(settings.paths.tapes, platform),
+        Managed(place.tapes, **owned),
+        # The run writes it from what the clients published; Amanda's tools want one before.
+        Managed(place.conf / "disklist", b"", keep=True, **read_only),
+        Managed(place.conf / "amanda.conf", text.encode(), **read_only),
+    ]
+
+
+def client_config(settings, platform):
+    """Return amanda-client.conf(5)."""
+    text = amanda_conf.render_client(settings, platform)
+    return [
+        Managed(AMANDA_CONFIGS, group=platform.group, mode=0o750),
+        Managed(AMANDA_CONFIGS / "amanda-client.conf", text.encode()),
+    ]
+
+
+def _parents(directory, platform):
+    """Return the missing parts of *directory*'s path; what is there, even another's, stays.
+
+    They are root's, except below a directory of the dump user, which is Debian's default place.
+    """
+    path = Path(directory)
+    missing = [part for part in (path, *path.parents) if not part.exists()]
+    if not missing:
+        return []
+    below = missing[-1].parent
+    if below.exists() and below.owner() == platform.user:
+        owner = {"user": platform.user, "group": platform.group}
+    else:
+        owner = {}
+    return [Managed(part, mode=0o755, **owner) for part in reversed(missing)]
