@@ -4,9 +4,8 @@ import datetime
 import json
 import zoneinfo
 
-import pytest
-
 import amanda_due
+import pytest
 from amanda_errors import ArgumentError, ParseError
 
 UTC = datetime.timezone.utc
@@ -29,6 +28,7 @@ def runs(cron, start, end, zone, step=10, last=None, splay=0):
         decision = amanda_due.due(cron, last, moment.astimezone(zone), splay, "server daily")
         last = decision.served
         if decision.run:
+            assert decision.served <= decision.planned <= moment
             started.append(moment.astimezone(zone).strftime("%d %H:%M %z"))
         moment += datetime.timedelta(minutes=step)
     return started
@@ -93,6 +93,12 @@ def test_a_clock_set_back_within_a_day_does_not_run_again_what_ran():
 def test_a_weekly_run_is_not_repeated_by_a_clock_set_back_three_days():
     served = at("2025-03-09T01:00")
     assert runs("0 1 * * 0", "2025-03-06T00:00", "2025-03-12T00:00", UTC, last=served) == []
+
+
+def test_an_hourly_run_is_not_repeated_by_a_clock_set_back_three_hours():
+    served = at("2025-03-05T12:00")
+    started = runs("0 * * * *", "2025-03-05T09:05", "2025-03-05T13:05", UTC, last=served)
+    assert started == ["05 13:05 +0000"]
 
 
 def test_a_record_from_years_ahead_is_put_right_said_and_does_not_stop_the_runs():
