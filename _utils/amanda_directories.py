@@ -35,6 +35,6 @@ def write(entries, path=OWN_DIRECTORIES):
 
 
 def merged(settings, entries):
-    """Return all directories of this client: the pillar's, which win, and *entries*."""
+    """Return ``{directory: options}`` of this client: the pillar's and *entries*, which win."""
     pillar = {name: dict(settings.directories[name].options) for name in settings.directories}
-    return {**entries, **pillar}
+    return {**pillar, **entries}

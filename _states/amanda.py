@@ -1,0 +1,587 @@
+"""States that make a minion ready to be backed up by Amanda, or to back up others.
+
+Each one reads, compares, and only then acts: a second run changes nothing, and ``test=True``
+predicts. What can't be told yet, because a package is still missing, is predicted as None with
+the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import amanda_conf
+import amanda_directories
+import amanda_encryption
+import amanda_files
+import amanda_hardening
+import amanda_layout
+import amanda_platform
+import amanda_provision
+import amanda_settings
+import amanda_ssh
+import amanda_tapes
+import amanda_unit
+from amanda_errors import AmandaError
+
+__virtualname__ = "amanda"
+
+POLL = 2  # seconds between two looks at the mine for the server's key
+
+
+class _NotYet(Exception):
+    """What is to be compared needs something that an earlier state would install."""
+
+
+def __virtual__():
+    return __virtualname__
+
+
+def _converge(name, plan, act, deferrable=False):
+    """Return the result of a state.
+
+    plan
+        Function that returns the changes that are due, a dict, and changes nothing; it is asked
+        again after the act.
+    act
+        Function that makes them.
+    deferrable
+        What it touches is used by a run; while there is one, nothing is changed.
+    """
+    try:
+        changes = plan()
+        if not changes:
+            return _result(name, True, {}, "Already as it should be.")
+        if __opts__["test"]:
+            return _result(name, None, changes, "Would be changed.")
+        if deferrable and amanda_unit.running():
+            return _result(
+                name, True, {}, "Deferred, since a backup is running: apply again after it."
+            )
+        act()
+        left = plan()
+    except _NotYet as reason:
+        return _result(name, None if __opts__["test"] else False, {}, f"Can't be told: {reason}.")
+    except AmandaError as error:
+        return _result(name, False, {}, str(error))
+    if left:
+        return _result(name, False, changes, f"Still not as it should be: {', '.join(left)}.")
+    return _result(name, True, changes, "Changed.")
+
+
+def _result(name, result, changes, comment):
+    return {"name": name, "result": result, "changes": changes, "comment": comment}
+
+
+def _files(name, wanted, deferrable=False):
+    """Converge on the :class:`~amanda_files.Managed` list that *wanted()* returns."""
+    return _converge(
+        name,
+        lambda: amanda_files.differences(wanted()),
+        lambda: amanda_files.apply(wanted()),
+        deferrable,
+    )
+
+
+def _settings():
+    return amanda_settings.parse(__pillar__.get("backup"), __opts__["id"])
+
+
+def _mined(minion, what):
+    """Return what *minion* published as ``amanda.<what>``, or None."""
+    return (__salt__["mine.get"](minion, f"amanda.{what}") or {}).get(minion)
+
+
+def _is_published(what):
+    """Tell whether the mine has what this minion would publish now, but for the time of it."""
+    ours, mined = __salt__[f"amanda.{what}"](), _mined(__opts__["id"], what)
+    return isinstance(mined, dict) and {**mined, "time": None} == {**ours, "time": None}
+
+
+def _server_key(server):
+    """Return the server's key and addresses out of the mine, parsed, or None if not there yet."""
+    mined = _mined(server, "ssh_public_key")
+    return None if mined is None else amanda_ssh.parse_server_key(mined)
+
+
+def _source(name):
+    """Return the bytes of a file of the SLS, from the master or from local file roots."""
+    url = name if name.startswith("salt://") else f"salt://backup/files/{name}"
+    cached = __salt__["cp.cache_file"](url, saltenv=__env__)
+    if not cached:
+        raise AmandaError(f"{url} is not on the master: check its file_roots or gitfs_remotes")
+    return Path(cached).read_bytes()
+
+
+def pillar_valid(name):
+    """Check the pillar ``backup``, and this host's disks and users against it; change nothing.
+
+    .. code-block:: yaml
+
+        backup pillar:
+          amanda.pillar_valid
+    """
+
+    def plan():
+        settings = _settings()
+        if settings.is_server:
+            amanda_settings.check_host(settings)
+        return {}
+
+    return _converge(name, plan, None)
+
+
+def server_key(name):
+    """Make the server's SSH key if there is none, and publish its public half to the mine.
+
+    Needs no package: clients that are set up at the same time wait for it.
+
+    .. code-block:: yaml
+
+        server's SSH key:
+          amanda.server_key
+    """
+
+    def plan():
+        changes = {}
+        if not amanda_layout.SSH_KEY.exists():
+            changes["key"] = {"old": None, "new": str(amanda_layout.SSH_KEY)}
+        if not changes and not _is_published("ssh_public_key"):
+            changes["mine"] = {"old": None, "new": "amanda.ssh_public_key"}
+        return changes
+
+    def act():
+        amanda_files.apply([amanda_files.Managed(amanda_layout.SETTINGS, mode=0o755)])
+        amanda_ssh.ensure_key(amanda_layout.SSH_KEY)
+        __salt__["amanda.publish"]()
+
+    return _converge(name, plan, act)
+
+
+def dump_user(name):
+    """Give the dump user a shell, which Amanda's forced SSH command needs, and a root-owned .ssh.
+
+    On the server his copy of the server's key is installed, too.
+
+    .. code-block:: yaml
+
+        dump user:
+          amanda.dump_user
+    """
+    platform = amanda_platform.detect()
+    shell = "/bin/sh"
+
+    def wanted():
+        if _settings().is_server and amanda_layout.SSH_KEY.exists():
+            return amanda_provision.server_ssh(platform)
+        return amanda_provision.dump_user(platform)
+
+    def plan():
+        account = __salt__["user.info"](platform.user)
+        if not account:
+            raise _NotYet(f"the packages make the user {platform.user}")
+        changes = amanda_files.differences(wanted())
+        if account["shell"] != shell:
+            changes["shell"] = {"old": account["shell"], "new": shell}
+        return changes
+
+    def act():
+        __salt__["user.chshell"](platform.user, shell)
+        amanda_files.apply(wanted())
+
+    return _converge(name, plan, act)
+
+
+def hardened(name):
+    """Leave Amanda only the power it needs.
+
+    Its setuid programs run our tar wrapper and no other program, those that aren't needed lose
+    the bit, and no inetd service answers.
+
+    .. code-block:: yaml
+
+        hardened Amanda:
+          amanda.hardened
+    """
+
+    def plan():
+        if not Path(amanda_platform.detect().libexec, "amandad").exists():
+            raise _NotYet("Amanda is not installed")
+        return amanda_hardening.differences()
+
+    return _converge(name, plan, amanda_hardening.apply)
+
+
+def client_programs(name):
+    """Install the compressor and the tar wrapper that Amanda runs on a client.
+
+    .. code-block:: yaml
+
+        Amanda client programs:
+          amanda.client_programs
+    """
+    return _programs(name, amanda_provision.CLIENT_PROGRAMS)
+
+
+def engine(name):
+    """Install the engine that backs up, the filters and the labeller, apart from Salt's cache.
+
+    A sync of modules can happen in the middle of a run; this state waits for its end.
+
+    .. code-block:: yaml
+
+        Amanda engine:
+          amanda.engine
+    """
+    modules = amanda_provision.engine(Path(amanda_layout.__file__).parent)
+    return _programs(name, amanda_provision.SERVER_PROGRAMS, modules)
+
+
+def _programs(name, paths, more=()):
+    def wanted():
+        return [*amanda_provision.programs(paths, _source, sys.executable), *more]
+
+    return _files(name, wanted, deferrable=True)
+
+
+def encryption_keys(name):
+    """Make the keys that dumps are sealed with, if there are none; never overwrite one.
+
+    .. code-block:: yaml
+
+        encryption keys:
+          amanda.encryption_keys
+    """
+    platform = amanda_platform.detect()
+    return _converge(
+        name,
+        lambda: amanda_encryption.differences(_settings().encryption, platform),
+        lambda: amanda_encryption.ensure(_settings().encryption, platform),
+    )
+
+
+def config(name, source):
+    """Write an Amanda config's amanda.conf and make its directories.
+
+    Amanda parses the new file before it replaces the one in use.
+
+    name
+        The config's name, a key of pillar ``backup:configs``.
+    source
+        The template, a ``salt://`` URL.
+
+    .. code-block:: yaml
+
+        daily:
+          amanda.config:
+            - source: salt://backup/files/amanda.conf.jinja
+    """
+    platform = amanda_platform.detect()
+
+    def wanted():
+        settings = _settings()
+        text = amanda_conf.render(
+            _source(source).decode(), settings, settings.config(name), platform
+        )
+        return amanda_provision.config(settings, name, platform, text)
+
+    def plan():
+        files = wanted()
+        changes = amanda_files.differences(files)
+        if str(files[-1].path) in changes:
+            if shutil.which("amgetconf"):
+                amanda_conf.check(files[-1].content.decode(), platform.user)
+            elif not __opts__["test"]:
+                raise AmandaError("amgetconf, of Amanda's server package, is missing")
+        return changes
+
+    return _converge(name, plan, lambda: amanda_files.apply(wanted()), deferrable=True)
+
+
+def client_config(name):
+    """Write amanda-client.conf.
+
+    .. code-block:: yaml
+
+        amrecover's configuration:
+          amanda.client_config
+    """
+    platform = amanda_platform.detect()
+    return _files(name, lambda: amanda_provision.client_config(_settings(), platform))
+
+
+def mail_alias(name):
+    """Send the dump user's mail to pillar ``backup:mailto``, root by default.
+
+    .. code-block:: yaml
+
+        mail for the dump user:
+          amanda.mail_alias
+    """
+    user = amanda_platform.detect().user
+
+    def plan():
+        target, current = _settings().mailto, __salt__["aliases.get_target"](user)
+        return {} if current == target else {user: {"old": current, "new": target}}
+
+    return _converge(
+        name, plan, lambda: __salt__["aliases.set_target"](user, _settings().mailto)
+    )
+
+
+def labelled(name):
+    """Make and label a config's virtual tapes; the number may grow and shrink.
+
+    A tape with data is never touched. A slot with foreign data is refused, nothing changed.
+
+    name
+        The config's name, a key of pillar ``backup:configs``.
+
+    .. code-block:: yaml
+
+        daily:
+          amanda.labelled
+    """
+    user = amanda_platform.detect().user
+
+    def place():
+        settings = _settings()
+        return amanda_layout.places(name, settings.paths), settings.config(name).slots
+
+    def plan():
+        places, slots = place()
+        wanted = amanda_tapes.plan(places, slots, user)
+        if wanted.refusals:
+            raise AmandaError("; ".join(wanted.refusals))
+        return _tape_changes(name, wanted)
+
+    def act():
+        places, slots = place()
+        amanda_tapes.apply(places, slots, user)
+
+    return _converge(name, plan, act, deferrable=True)
+
+
+def _tape_changes(config, wanted):
+    """Return a plan of tapes as bounded ``changes``: a thousand labels are one line."""
+    changes = {}
+    for verb, numbers, old, new in (
+        ("label", wanted.label, None, "labelled"),
+        ("drop", wanted.drop, "unused", None),
+    ):
+        if numbers:
+            first, last = (amanda_tapes.label(config, number) for number in (numbers[0], numbers[-1]))
+            span = first if len(numbers) == 1 else f"{len(numbers)} tapes, {first} to {last}"
+            changes[f"{verb} {span}"] = {"old": old, "new": new}
+    if wanted and not changes:
+        changes["slots"] = {"old": None, "new": f"{len(wanted.make)} made"}
+    return changes
+
+
+def scheduled(name):
+    """Have Salt's scheduler look every ten minutes, and at start, whether a run is due.
+
+    The times are those of ``cron`` in the configs of the pillar, compared with when each ran
+    last; so a missed run is made up for, once.
+
+    .. code-block:: yaml
+
+        scheduled backups:
+          amanda.scheduled
+    """
+    return _schedule(name, "amanda.run_due", minutes=10)
+
+
+def published(name):
+    """Publish to the mine what the server needs to know of this client, and again every hour.
+
+    .. code-block:: yaml
+
+        published to the server:
+          amanda.published
+    """
+
+    def plan():
+        return {
+            f"amanda.{what}": {"old": None, "new": "published"}
+            for what in ("host_keys", "directories")
+            if not _is_published(what)
+        }
+
+    done = _converge(name, plan, __salt__["amanda.publish"])
+    if done["result"] is False:
+        return done
+    job = _schedule(name, "amanda.publish", hours=1)
+    job["changes"].update(done["changes"])
+    if done["result"] is None:
+        job["result"] = None
+    return job
+
+
+def _schedule(name, function, **interval):
+    """Converge on a job of the minion's own schedule."""
+    job = {"function": function, "run_on_start": True, "maxrunning": 1, **interval}
+
+    def plan():
+        jobs = __salt__["schedule.list"](show_all=True, return_yaml=False) or {}
+        current = jobs.get(function) or {}
+        differs = {key: value for key, value in job.items() if current.get(key) != value}
+        return {function: {"old": current or None, "new": job}} if differs else {}
+
+    def act():
+        answer = __salt__["schedule.add"](function, persist=True, **job)
+        if not answer["result"]:
+            raise AmandaError(f"the schedule does not take {function}: {answer['comment']}")
+
+    return _converge(name, plan, act)
+
+
+def server_authorized(name, timeout=300):
+    """Let the server's key run amandad, and nothing else, from the server's addresses only.
+
+    The key comes from the mine of the minion that pillar ``backup:server`` names. If it isn't
+    there yet, it is awaited.
+
+    timeout
+        Seconds to wait.
+
+    .. code-block:: yaml
+
+        server's key authorized:
+          amanda.server_authorized:
+            - timeout: 300
+            - order: last
+    """
+    platform = amanda_platform.detect()
+    path = platform.home / ".ssh" / "authorized_keys"
+    deadline = time.monotonic() + timeout
+
+    def wanted():
+        settings = _settings()
+        key = _server_key(settings.server)
+        while key is None:
+            if __opts__["test"]:
+                raise _NotYet(f"the server {settings.server} has not published its key yet")
+            if time.monotonic() >= deadline:
+                raise AmandaError(
+                    f"pillar backup:server: the minion {settings.server!r} published no SSH key "
+                    f"within {timeout} s. Is that its id (salt-key -L)? Apply the state backup "
+                    "there, then here again."
+                )
+            time.sleep(POLL)
+            key = _server_key(settings.server)
+        return [_authorized_keys(path, settings, key, platform)]
+
+    return _files(name, wanted)
+
+
+def _authorized_keys(path, settings, key, platform):
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    line = amanda_ssh.authorized_key(
+        key["key"],
+        settings.server_addresses or key["addresses"],
+        platform.libexec / "amandad",
+        settings.server,
+    )
+    # root's: sshd accepts that, and the dump user can't add to it.
+    return amanda_files.Managed(path, amanda_ssh.with_line(text, line).encode(), mode=0o644)
+
+
+def withdrawn(name):
+    """Take this minion out of the backup: publish nothing more and keep the server's key out.
+
+    What the server has of it is kept until it is retired there.
+
+    .. code-block:: yaml
+
+        withdrawn from the backup:
+          amanda.withdrawn
+    """
+    path = amanda_platform.detect().home / ".ssh" / "authorized_keys"
+
+    def plan():
+        changes = {}
+        if path.exists() and amanda_ssh.with_line(path.read_text(encoding="utf-8"), None) != (
+            path.read_text(encoding="utf-8")
+        ):
+            changes["server's key"] = {"old": "authorized", "new": None}
+        for what in ("host_keys", "directories"):
+            if _mined(__opts__["id"], what):
+                changes[f"amanda.{what}"] = {"old": "published", "new": None}
+        if "amanda.publish" in (__salt__["schedule.list"](return_yaml=False) or {}):
+            changes["schedule"] = {"old": "amanda.publish", "new": None}
+        return changes
+
+    def act():
+        if path.exists():
+            text = amanda_ssh.with_line(path.read_text(encoding="utf-8"), None)
+            amanda_files.write(path, text.encode(), mode=0o644)
+        __salt__["schedule.delete"]("amanda.publish", persist=True)
+        for what in ("host_keys", "directories"):
+            __salt__["mine.delete"](f"amanda.{what}")
+
+    return _converge(name, plan, act)
+
+
+def directory(name, exclude=None, mounts=None, config=None):
+    """Have a directory of this minion backed up; for any SLS, beside what it describes.
+
+    name
+        The directory's absolute path.
+    exclude
+        Patterns of what to leave out, relative to it: ``./cache``, ``*.iso``.
+    mounts
+        ``include`` to go into file systems mounted below it.
+    config
+        Which of the server's configs dumps it; by default the server's first.
+
+    .. code-block:: yaml
+
+        /srv/wiki:
+          amanda.directory:
+            - exclude: ['./cache']
+    """
+    given = {"exclude": exclude, "mounts": mounts, "config": config}
+
+    def wanted():
+        options = {key: value for key, value in given.items() if value is not None}
+        return dict(amanda_settings.directory(name, options, "the state's argument").options)
+
+    return _own_directory(name, wanted)
+
+
+def directory_absent(name):
+    """Take back what :func:`directory` added; earlier dumps are kept until they are retired.
+
+    name
+        The directory's absolute path.
+
+    .. code-block:: yaml
+
+        /srv/wiki:
+          amanda.directory_absent
+    """
+    return _own_directory(name, lambda: None)
+
+
+def _own_directory(name, wanted):
+    """Converge this client's own entry for *name* on *wanted()*, None for no entry."""
+
+    def plan():
+        options = wanted()
+        own = amanda_directories.read()
+        if own.get(name) != options or (options is None and name in own):
+            return {name: {"old": own.get(name), "new": options}}
+        return {}
+
+    def act():
+        own = amanda_directories.read()
+        options = wanted()
+        if options is None:
+            del own[name]
+        else:
+            own[name] = options
+        amanda_directories.write(own)
+        __salt__["amanda.publish"]()
+
+    return _converge(name, plan, act)
