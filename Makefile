@@ -1,0 +1,59 @@
+# Everything below sets up what it needs: on a fresh Debian 12, as root, `make test` is enough.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+# What runs the tests and the test bed. Nothing else of the machine is changed.
+MACHINE := python3 python3-venv mmdebstrap systemd-container apt-utils iproute2 util-linux
+PYTHON := .venv/bin/python
+BED := tests/bed
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: setup machine bed check lint unit functional integration test demo clean
+
+setup: machine .venv/ready bed
+
+machine:
+	@dpkg-query -W -f='$${db:Status-Abbrev} $${Package}\n' $(MACHINE) 2>/dev/null | \
+	    awk '$$1 == "ii" { n++ } END { exit n != $(words $(MACHINE)) }' || \
+	    { apt-get -qq update && \
+	      DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(MACHINE); }
+
+# By Debian's own Python, as in the hosts, whatever python3 comes first in PATH.
+.venv/ready: setup.cfg | machine
+	/usr/bin/python3 -m venv --clear .venv
+	wheels=$$(/usr/bin/python3 -B -m tests.testbed wheels); \
+	    $(PYTHON) -m pip install --quiet --find-links "$$wheels" \
+	    $$(/usr/bin/python3 -B -m tests.testbed requirements)
+	touch $@
+
+bed: machine
+	@$(BED) build
+
+check: lint unit
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/yamllint --strict .
+	find salt pillar -name '*.sls' -exec .venv/bin/salt-lint {} +
+
+unit: .venv/ready
+	$(PYTHON) -m pytest -q tests/unit
+
+# In a host, where the tests may install packages and change what they like.
+functional: setup
+	$(PYTHON) -m tests.testbed.functional
+
+integration: setup
+	$(PYTHON) -m pytest tests/integration
+
+test: check functional integration
+
+demo: setup
+	tests/demo
+
+clean:
+	$(BED) down
+	rm -rf .cache .venv
