@@ -1,0 +1,182 @@
+"""Calls that run with another user's rights, in a child process of their own.
+
+Tapes belong to the dump user and a mirror to its own user; on an export that squashes root, root
+can't even look at what is theirs. So root asks a child that has become that user: it answers in
+JSON, and hands over files that it opened, by SCM_RIGHTS. Nothing it says is ever evaluated.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+
+from amanda_command import credentials
+from amanda_errors import AmandaError
+
+MOST_FILES = 200
+"""How many open files one call may take or hand over; Linux stops at 253."""
+
+_LENGTH = struct.Struct("!Q")
+
+
+def as_user(user, function, *arguments, files=(), hands_over=False, progress=None):
+    """Return what ``function(*arguments)`` returns, called in a child with the rights of *user*.
+
+    user
+        A login name; None, or the caller's own, changes nothing. Another needs root.
+    function
+        Must return what JSON can hold; it is called after all other open files were closed.
+    files
+        File descriptors that the child keeps, under the same numbers.
+    hands_over
+        The function returns a pair: its answer, and file descriptors for the caller. The call
+        then gives that pair.
+    progress
+        Called in this process with each value that the child reports; the function is then given
+        ``report=``, which takes the value.
+
+    Raises :class:`~amanda_errors.AmandaError` or :class:`OSError` if the function did, and
+    :class:`~amanda_errors.AmandaError` if *user* doesn't exist or the child died.
+    """
+    try:
+        account = credentials(user)  # here, not in the child: it may ask LDAP
+    except KeyError:
+        raise AmandaError(f"there is no user {user!r} on this host") from None
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        _child(
+            theirs,
+            account,
+            function,
+            arguments,
+            files,
+            hands_over,
+            progress is not None,
+        )
+    theirs.close()
+    received = []
+    try:
+        with ours:
+            answer = _listen(ours, received, progress)
+    except BaseException:
+        _close(received)
+        raise
+    finally:
+        status = os.waitpid(child, 0)[1]
+    return _unwrap(answer, received, hands_over, user, status)
+
+
+def _listen(connection, received, progress):
+    """Pass on what the child reports; return its answer, or None if it ended without one."""
+    while (message := _receive(connection, received)) is not None:
+        if "progress" not in message:
+            return message
+        progress(message["progress"])
+    return None
+
+
+def _unwrap(answer, received, hands_over, user, status):
+    if answer is None or "result" not in answer:
+        _close(received)
+    if answer is None:
+        raise AmandaError(
+            f"the process that worked as {user or 'this user'} ended without an answer "
+            f"(wait status {status})"
+        )
+    if "error" in answer:
+        raise AmandaError(answer["error"])
+    if "errno" in answer:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["path"])
+    return (answer["result"], received) if hands_over else answer["result"]
+
+
+def _child(connection, account, function, arguments, files, hands_over, reports):
+    """Become the user, call the function, answer, and end, whatever happens."""
+    status = 1
+    options = {"report": lambda value: _send(connection, {"progress": value})} if reports else {}
+
+    def work():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _keep_only({0, 1, 2, connection.fileno(), *files})
+        _become(account)
+        result = function(*arguments, **options)
+        return result if hands_over else (result, [])
+
+    try:
+        _send(connection, *_answer(work, function.__name__))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _keep_only(files):
+    low = 0
+    for number in [*sorted(files), os.sysconf("SC_OPEN_MAX")]:
+        if low < number:  # closerange(0, 0) would close all of them
+            os.closerange(low, number)
+        low = number + 1
+
+
+def _become(account):
+    """Give up root for good: groups first, since only root may set them."""
+    os.chdir("/")
+    os.umask(0o077)
+    if account and account["user"] != os.geteuid():
+        os.setgroups(account["extra_groups"])
+        os.setresgid(account["group"], account["group"], account["group"])
+        os.setresuid(account["user"], account["user"], account["user"])
+
+
+def _answer(work, name):
+    """Return the message that tells how *work* went, and the files that go with it."""
+    try:
+        result, opened = work()
+    except AmandaError as error:
+        return {"error": str(error)}, []
+    except OSError as error:
+        if error.errno is None:
+            return {"error": f"{type(error).__name__}: {error}"}, []
+        path = error.filename if isinstance(error.filename, str) else None
+        return {"errno": error.errno, "path": path}, []
+    except Exception as error:
+        return {"error": f"{name} failed: {type(error).__name__}: {error}"}, []
+    return {"result": result}, opened
+
+
+def _send(connection, message, files=()):
+    body = json.dumps(message).encode()
+    head = _LENGTH.pack(len(body))
+    if files:  # they travel with the first bytes, so they are there when the message is complete
+        socket.send_fds(connection, [head], list(files))
+    else:
+        connection.sendall(head)
+    connection.sendall(body)
+
+
+def _receive(connection, received):
+    head = _exactly(connection, _LENGTH.size, received)
+    if head is None:
+        return None
+    body = _exactly(connection, _LENGTH.unpack(head)[0], received)
+    return None if body is None else json.loads(body)
+
+
+def _exactly(connection, size, received):
+    data = bytearray()
+    while len(data) < size:
+        chunk, files, _, _ = socket.recv_fds(connection, min(size - len(data), 1 << 20), MOST_FILES)
+        received += files
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def _close(files):
+    for number in files:
+        with contextlib.suppress(OSError):
+            os.close(number)
