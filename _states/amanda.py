@@ -324,9 +324,7 @@ def mail_alias(name):
         target, current = _settings().mailto, __salt__["aliases.get_target"](user)
         return {} if current == target else {user: {"old": current, "new": target}}
 
-    return _converge(
-        name, plan, lambda: __salt__["aliases.set_target"](user, _settings().mailto)
-    )
+    return _converge(name, plan, lambda: __salt__["aliases.set_target"](user, _settings().mailto))
 
 
 def labelled(name):
@@ -370,7 +368,9 @@ def _tape_changes(config, wanted):
         ("drop", wanted.drop, "unused", None),
     ):
         if numbers:
-            first, last = (amanda_tapes.label(config, number) for number in (numbers[0], numbers[-1]))
+            first, last = (
+                amanda_tapes.label(config, number) for number in (numbers[0], numbers[-1])
+            )
             span = first if len(numbers) == 1 else f"{len(numbers)} tapes, {first} to {last}"
             changes[f"{verb} {span}"] = {"old": old, "new": new}
     if wanted and not changes:

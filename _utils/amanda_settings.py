@@ -280,7 +280,7 @@ class _Reader:
 
     def choice(self, key, default, choices):
         value = self.get(key, default)
-        if value not in choices:
+        if value != default and value not in choices:
             self.fail(key, f"{value!r} is not known", f"Choose one of: {', '.join(choices)}.")
         return value
 
@@ -334,7 +334,7 @@ def directory(path, options, key="backup:directories"):
         if not isinstance(exclude, list) or not all(isinstance(item, str) for item in exclude):
             reader.fail("exclude", "a list of patterns is needed", "Write ['./tmp', '*.o'].")
         checked["exclude"] = list(exclude)
-    if reader.choice("mounts", None, (None, "include")):
+    if reader.choice("mounts", None, ("include",)):
         checked["mounts"] = "include"
     config = reader.get("config", None)
     if config is not None:
