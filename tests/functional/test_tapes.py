@@ -1,4 +1,4 @@
-"""Labels and slots by Amanda itself; as root on a host with Amanda's server, client and faketime."""
+"""Labels and slots by Amanda itself; as root on a host with all of Amanda, and faketime."""
 
 import os
 import subprocess
@@ -9,6 +9,7 @@ import amanda_catalogue
 import amanda_tapes
 import pytest
 from amanda_errors import AmandaError
+
 from tests.functional.local_amanda import USER, LocalAmanda
 
 LABELLER = Path(__file__).parents[2] / "salt" / "backup" / "files" / "label-tapes"
@@ -72,6 +73,7 @@ def test_amanda_uses_the_lowest_label_first_even_of_one_that_came_back(amanda):
     apply(amanda, 4)
     (amanda.places.tapes / "slot1" / "00000.vtest-0001").unlink()
     apply(amanda, 4)
+    assert tapelist(amanda) == ["vtest-0004", "vtest-0003", "vtest-0002", "vtest-0001"]
     dump(amanda)
     dump(amanda, "+1d")
     written = {row["label"]: row["written"] for row in amanda_tapes.tapes(amanda.places, USER)}
