@@ -50,6 +50,7 @@ def become(bed: Bed, host: str, argv: list[str]) -> None:
         raise BedError("no command given")
     variables = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     command = bed.host(host).command(argv, variables)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; what is run must not
     os.execvp(command[0], command)
 
 

@@ -1,5 +1,6 @@
 """A bed: a master and its minions, from nothing and back to nothing."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.testbed import cgroup, ground, images, network, salt
+from tests.testbed import cgroup, claim, ground, images, network, salt
 from tests.testbed.command import BedError, describe, run
 from tests.testbed.host import CHECKOUT, PACKAGES, Host
 
@@ -55,17 +56,32 @@ class Bed:
         ``pillar`` is the pillar's root, read live (default: the checkout's own); ``clients`` the
         number of minions beside the server.
         """
-        if self.running():
-            raise BedError(f"the bed {self.name} is up already")
-        self.down()
-        try:
-            parts = images.prepare(self._said)
-            self._make(parts, pillar, minion_names(clients))
+        with self._making():
+            hosts = [salt.MASTER, *minion_names(clients)]
+            self._make(images.prepare(self._said), hosts, pillar)
             self._boot()
-        except BaseException:
-            self.down()
-            raise
+            self._see_in()
         return self
+
+    def up_lone(self, host: str) -> "Bed":
+        """Make a bed of one host that has no master: salt-call there reads the checkout."""
+        with self._making():
+            self._make(images.prepare(self._said), [host], None)
+            self._boot()
+        return self
+
+    @contextlib.contextmanager
+    def _making(self):
+        """Hold the bed while it is made, from nothing; on any failure leave nothing again."""
+        with claim.claim(f"{self.group.name}.making", 0, f"the bed {self.name} is being made"):
+            if self.running():
+                raise BedError(f"the bed {self.name} is up already")
+            try:
+                self._end()
+                yield
+            except BaseException:
+                self._end()
+                raise
 
     def release(self) -> None:
         """Let the bed outlive this process."""
@@ -76,21 +92,27 @@ class Bed:
 
     def down(self) -> None:
         """End the bed, whatever state it is in; a bed that is not there is fine."""
+        why = f"the bed {self.name} is being made by another process: end that one"
+        with claim.claim(f"{self.group.name}.making", 0, why):
+            self._end()
+
+    def _end(self) -> None:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
         pid = self._ground_group.init_pid()
         if pid is not None:
             stop(pid)
+        # A ground that is on its way out still removes what a new one would make.
+        claim.claim(self.group.name, STOP_TIMEOUT, f"the bed {self.name} does not end").close()
         self.group.remove()
         shutil.rmtree(self.state, ignore_errors=True)
         for boot in self._boots:
             boot.reap()
         self._boots.clear()
         images.sweep_if_idle()
-        for directory in (images.CACHE / "beds",):
-            if directory.exists() and not any(directory.iterdir()):
-                directory.rmdir()
+        with contextlib.suppress(OSError):
+            self.state.parent.rmdir()  # unless other beds have theirs there
 
     def running(self) -> bool:
         """Tell whether the bed has a ground."""
@@ -101,15 +123,19 @@ class Bed:
     @property
     def hosts(self) -> dict[str, int]:
         """The hosts' names and numbers, the master first."""
-        try:
-            return json.loads((self.state / "bed.json").read_text())["hosts"]
-        except FileNotFoundError as error:
-            raise BedError(f"the bed {self.name} is not up") from error
+        return self._roster()["hosts"]
 
     @property
     def minions(self) -> list[str]:
-        """The minions' ids."""
-        return [name for name in self.hosts if name != salt.MASTER]
+        """The ids of the master's minions."""
+        hosts = list(self.hosts)
+        return hosts[1:] if hosts[0] == salt.MASTER else []
+
+    def _roster(self) -> dict:
+        try:
+            return json.loads((self.state / "bed.json").read_text())
+        except FileNotFoundError as error:
+            raise BedError(f"the bed {self.name} is not up") from error
 
     def address(self, host: str) -> str:
         """Return a host's address."""
@@ -131,13 +157,18 @@ class Bed:
         host.kill()
 
     def poweron(self, name: str) -> None:
-        """Start a host again from the disk it had; returns when its systemd is up."""
+        """Start a host again from the disk it had; returns when its minion, if any, is in again."""
         host = self.host(name)
         if host.running():
             raise BedError(f"{name} is running")
         host.kill()
         network.plug(self._enter, self.hosts[name], connected=True)
-        self._wait([self._start(host)])
+        if name not in self.minions or not self.host(salt.MASTER).running():
+            self._start(host).wait()
+            return
+        for fact in self._watch([name]):
+            if "answers" in fact:
+                self._start(host).wait()
 
     # --- work in it ---
 
@@ -163,6 +194,10 @@ class Bed:
             raise BedError(f"on {host}: {describe(argv, done.returncode, said)}")
         return done
 
+    def stream(self, host: str, argv: list[str], env: dict[str, str] | None = None) -> int:
+        """Run ``argv`` in a host with this process's standard streams; return the exit code."""
+        return subprocess.run(self.host(host).command(argv, env), check=False).returncode
+
     def write(self, host: str, path: str, content: bytes, mode: int = 0o644) -> None:
         """Write a file in a host, with its directories."""
         argv = ["install", "-D", "-m", f"{mode:o}", "/dev/stdin", path]
@@ -175,14 +210,18 @@ class Bed:
     def salt(self, target: str, function: str, *arguments, check: bool = True, **options) -> dict:
         """Run a function on the minions that ``target``, a glob or a comma list, names.
 
-        Returns minion: answer. Raises SaltError when one of them doesn't return, none matches or,
-        with ``check``, one fails. The option ``timeout`` of the salt command is the bed's own.
+        Returns minion: answer. Raises SaltError when one of them does not return or fails; with
+        ``check`` false what came is returned, be it nothing.
         """
         kind = ["-L"] if "," in target else []
         argv = ["salt", *kind, "--out=json", "--static", "--no-color", target, function]
         argv += salt.words(arguments, options)
         done = self.run(salt.MASTER, argv, check=False, timeout=1800)
-        return salt.answers(done.stdout, done.returncode, done.stderr, check)
+        data = salt.parse(done.stdout, done.stderr) if check or b"{" in done.stdout else {}
+        if check:
+            expected = salt.targeted(target, self.minions)
+            salt.insist(data, expected, done.returncode, done.stderr)
+        return data
 
     # --- how it is made ---
 
@@ -192,10 +231,10 @@ class Bed:
             raise BedError(f"the bed {self.name} is not up")
         return ground.inside(pid, argv)
 
-    def _make(self, parts: images.Images, pillar: Path | None, minions: list[str]) -> None:
+    def _make(self, parts: images.Images, names: list[str], pillar: Path | None) -> None:
         """Make the ground, the network and the hosts' disks."""
-        self.state.mkdir(parents=True)
-        hosts = {name: FIRST_NUMBER + n for n, name in enumerate([salt.MASTER, *minions])}
+        (self.state / "disk").mkdir(parents=True)
+        hosts = {name: FIRST_NUMBER + n for n, name in enumerate(names)}
         self.group.create()
         self._ground_group.create()
         mounts = {
@@ -203,12 +242,15 @@ class Bed:
             "salt": parts.salt,
             "packages": parts.packages,
             "checkout": images.CHECKOUT,
+            "disk": self.state / "disk",
         }
         if pillar:
             mounts["pillar"] = pillar.resolve(strict=True)
         plan = {
-            "groups": [self.group.name],
+            "claim": self.group.name,
+            "group": self.group.name,
             "state": str(self.state),
+            "on_disk": bool(os.environ.get("BED_ON_DISK")),
             "parts": {name: str(path) for name, path in mounts.items()},
         }
         self._lifeline = ground.start(self.group, plan, self.state / "ground.log")
@@ -221,7 +263,6 @@ class Bed:
     def _files(self, name: str, hosts: dict[str, int], own_pillar: bool) -> dict[str, str]:
         """Return the files that make a host the one it is."""
         own = network.address(hosts[name])
-        master = network.address(hosts[salt.MASTER])
         files = {
             "/etc/hostname": f"{name}\n",
             "/etc/machine-id": f"{secrets.token_hex(16)}\n",
@@ -229,32 +270,38 @@ class Bed:
             # may not have.
             "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n{own} {name}\n",
         }
-        if name == salt.MASTER:
+        if salt.MASTER not in hosts:
+            files["/etc/salt/minion.d/bed.conf"] = salt.lone_config(name)
+        elif name == salt.MASTER:
             pillar = PILLAR if own_pillar else f"{CHECKOUT}/pillar"
             files["/etc/salt/master.d/bed.conf"] = salt.master_config(pillar)
         else:
+            master = network.address(hosts[salt.MASTER])
             files["/etc/salt/minion.d/bed.conf"] = salt.minion_config(name, master)
         return files
 
     def _start(self, host: Host):
         binds = {CHECKOUT: "checkout", PACKAGES: "packages"}
-        if host.name == salt.MASTER and json.loads((self.state / "bed.json").read_text())["pillar"]:
+        if host.name == salt.MASTER and self._roster()["pillar"]:
             binds[PILLAR] = "pillar"
         boot = host.start(binds)
         self._boots.append(boot)
         return boot
 
-    def _wait(self, boots: list) -> None:
-        for boot in boots:
-            boot.wait()
-
     def _boot(self) -> None:
-        """Boot the hosts; start the minions when the master answers; wait until all are in."""
-        self._wait([self._start(self.host(name)) for name in self.hosts])
+        """Boot the hosts, all at once."""
+        for boot in [self._start(self.host(name)) for name in self.hosts]:
+            boot.wait()
         self._said("hosts booted")
+
+    def _see_in(self) -> None:
+        """Start the minions when the master answers; return when all are in.
+
+        A minion that starts before loses 15 s: its first request times out.
+        """
         service = ["systemctl", "enable", "--quiet", "--now"]
         self.run(salt.MASTER, [*service, "salt-master"])
-        for fact in self._watch():
+        for fact in self._watch(self.minions):
             if "answers" in fact:
                 self._said("master answers")
                 for name in self.minions:
@@ -262,10 +309,10 @@ class Bed:
             else:
                 self._said(" ".join(f"{name}: {what}" for what, name in fact.items()))
 
-    def _watch(self):
+    def _watch(self, minions: list[str]):
         """Yield what the watcher on the master says, as it says it."""
         program = (Path(__file__).parent / "watch.py").read_bytes()
-        argv = [salt.PYTHON, "-c", program.decode(), *self.minions]
+        argv = [salt.PYTHON, "-c", program.decode(), *minions]
         process = subprocess.Popen(
             self.host(salt.MASTER).command(argv),
             stdin=subprocess.DEVNULL,

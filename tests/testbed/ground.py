@@ -8,6 +8,7 @@ SIGKILL leaves nothing running. Should the ground itself be killed, the kernel e
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -20,7 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.testbed import cgroup
+from tests.testbed import cgroup, claim
 from tests.testbed.command import BedError, run
 
 PLACE = "/run/bed"  # inside the ground: where the hosts' parts are mounted
@@ -32,8 +33,9 @@ CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
 def start(group: cgroup.Group, plan: dict, log: Path) -> int:
     """Start a ground in ``group``; return the pipe's end whose closing ends the bed.
 
-    ``plan`` has ``groups`` (the bed's cgroups, removed at the end), ``state`` (its directory, the
-    same) and ``parts`` (name: directory to mount under PLACE).
+    ``plan`` has ``claim`` (held as long as the ground lives), ``group`` (the bed's cgroup, removed
+    at the end), ``state`` (its directory, the same), ``parts`` (name: directory to mount under
+    PLACE) and ``on_disk`` (true: the hosts' changes go to the part ``disk``).
     """
     reader, lifeline = os.pipe()
     argv = ["/usr/bin/python3", "-B", __file__, json.dumps(plan)]
@@ -82,15 +84,18 @@ def mount(*arguments: str) -> None:
     run(["mount", *arguments])
 
 
-def furnish(parts: dict[str, str]) -> None:
+def furnish(parts: dict[str, str], on_disk: bool) -> None:
     """Mount a fresh /proc, /run and /tmp, and each part under PLACE.
 
     The parts are opened first, since they may lie below /run or /tmp. systemd-nspawn keeps locks
     in /run and a mount point in /tmp: these are ours now, and go with us. The tmpfs on /run holds
-    the hosts' changes, all that was installed in them.
+    the hosts' changes, all that was installed in them, unless the kernel's tmpfs can't hold user
+    attributes (before Linux 6.6).
     """
     mount("--make-rslave", "/")
-    handles = {name: os.open(path, os.O_PATH | os.O_DIRECTORY) for name, path in parts.items()}
+    handles = {name: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for name, path in parts.items()}
+    for handle in handles.values():
+        fcntl.flock(handle, fcntl.LOCK_SH)  # kept open: a part in use is not pruned
     mount("-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc")
     mount("-t", "tmpfs", "-o", "mode=0755,size=80%,nr_inodes=0", "bed", "/run")
     mount("-t", "tmpfs", "-o", "mode=1777", "bed-tmp", "/tmp")
@@ -105,7 +110,19 @@ def furnish(parts: dict[str, str]) -> None:
         )
         if done.returncode:
             raise BedError(f"can't mount {parts[name]}: {done.stderr.decode()}")
-        os.close(handle)
+    if on_disk or not has_user_attributes("/run"):
+        Path(PLACE, "hosts").mkdir()
+        mount("--bind", f"{PLACE}/disk", f"{PLACE}/hosts")
+
+
+def has_user_attributes(directory: str) -> bool:
+    """Tell whether files there can have extended attributes of the namespace user."""
+    try:
+        os.setxattr(directory, "user.probe", b"")
+    except OSError:
+        return False
+    os.removexattr(directory, "user.probe")
+    return True
 
 
 def wait_for_end(lifeline: int) -> None:
@@ -136,16 +153,15 @@ def reap() -> None:
         return
 
 
-def clear(groups: list[str], state_parent: int, state_name: str) -> None:
-    """End all that runs on this ground and remove its cgroups and its directory."""
+def clear(group: str, state_parent: int, state_name: str) -> None:
+    """End all that runs on this ground and remove its cgroup and its directory."""
     for root in cgroup.hierarchies():
         (root / "cgroup.procs").write_text("0")
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    for name in groups:
-        cgroup.Group(name).remove()
+    cgroup.Group(group).remove()
     shutil.rmtree(f"/proc/self/fd/{state_parent}/{state_name}", ignore_errors=True)
 
 
@@ -153,19 +169,21 @@ def main() -> None:
     """Become the ground that the plan in the first argument describes."""
     plan = json.loads(sys.argv[1])
     state = Path(plan["state"])
+    held = claim.claim(plan["claim"], READY_TIMEOUT, "an earlier ground of this bed does not end")
     unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
     if os.fork():
         os._exit(0)
     state_parent = os.open(state.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        furnish(plan["parts"])
+        furnish(plan["parts"], plan["on_disk"])
         run(["ip", "link", "set", "lo", "up"])
         os.write(1, b"ready\n")
         os.close(1)
         os.chdir("/")
         wait_for_end(0)
     finally:
-        clear(plan["groups"], state_parent, state.name)
+        clear(plan["group"], state_parent, state.name)
+        held.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the bed knows of Salt: configuration, and the salt command's words and answers."""
 
+import fnmatch
 import json
 
 from tests.testbed.command import BedError
@@ -25,7 +26,9 @@ def master_config(pillar: str) -> str:
             # Edits count at once: the default keeps lists of files for 20 s.
             "fileserver_list_cache_time": 0,
             "worker_threads": 3,
-            "timeout": 30,
+            # A minion that is off costs this and as much again, when the command asks it twice.
+            "timeout": 10,
+            "gather_job_timeout": 10,
         },
         indent=1,
     )
@@ -55,24 +58,48 @@ def words(arguments: tuple, options: dict) -> list[str]:
     return plain + [f"{name}={json.dumps(value)}" for name, value in options.items()]
 
 
-def answers(stdout: bytes, code: int, stderr: bytes, check: bool) -> dict:
-    """Return minion: answer of ``salt --out=json --static``; raises SaltError as its class says."""
+def lone_config(name: str) -> str:
+    """Return the configuration of a minion without a master, for salt-call."""
+    return json.dumps(
+        {
+            "id": name,
+            "file_client": "local",
+            "file_roots": {"base": ["/checkout/salt"]},
+            "pillar_roots": {"base": ["/checkout/pillar"]},
+            "enable_fqdns_grains": False,
+        },
+        indent=1,
+    )
+
+
+def targeted(target: str, minions: list[str]) -> list[str]:
+    """Return which of the minions ``target``, a glob or a comma list, names."""
+    if "," in target:
+        return target.split(",")
+    return fnmatch.filter(minions, target)
+
+
+def parse(stdout: bytes, stderr: bytes) -> dict:
+    """Return minion: answer of ``salt --out=json --static``."""
+    if not stdout.strip():
+        return {}
     try:
-        data = json.loads(stdout) if stdout.strip() else {}
+        return json.loads(stdout)
     except json.JSONDecodeError as error:
         said = (stdout + stderr).decode(errors="replace")
         raise SaltError(f"salt gave no JSON ({error}):\n{said}", {}) from error
-    problem = stderr.decode(errors="replace").strip()
-    silent = sorted(name for name, value in data.items() if is_silence(value))
+
+
+def insist(data: dict, expected: list[str], code: int, stderr: bytes) -> None:
+    """Raise SaltError unless every expected minion answered, and none failed.
+
+    The salt command leaves a minion that did not return out of its JSON, and exits with 0.
+    """
+    problem = f"exit code {code}: {stderr.decode(errors='replace').strip()}"
+    if not expected:
+        raise SaltError("no minion of the bed has such a name", data)
+    silent = [name for name in expected if name not in data]
     if silent:
-        raise SaltError(f"no answer from {', '.join(silent)}", data)
-    if not data:
-        raise SaltError(f"no minion answered: {problem}", data)
-    if check and code:
-        raise SaltError(f"salt: exit code {code}: {problem}\n{json.dumps(data, indent=1)}", data)
-    return data
-
-
-def is_silence(value) -> bool:
-    """Tell whether the salt command stands this in for a minion that did not return."""
-    return isinstance(value, str) and value.startswith("Minion did not return")
+        raise SaltError(f"no answer from {', '.join(silent)}: {problem}", data)
+    if code:
+        raise SaltError(f"salt: {problem}\n{json.dumps(data, indent=1)}", data)
