@@ -1,0 +1,143 @@
+"""Keys: what is predicted, what is made, and what is refused."""
+
+import dataclasses
+import os
+import stat
+
+import amanda_encryption
+import amanda_platform
+import amanda_settings
+import pytest
+from amanda_errors import AmandaError, PillarError
+
+# Made by age-keygen 1.1.1, and used for nothing else.
+IDENTITY = "AGE-SECRET-KEY-1KUKEM6XEA2VA7AGNPRS822CH5RQK6XUSWWL5ZHRQU7FQGXA8JJEQ5MX09Y"
+RECIPIENT = "age1jjpsfslvhdls68dhtgy6pljn9t86q55qxcnhvzjrtuy5g8ukgs4s9jfkgl"
+OTHER = "age1aaz9p392qtdnsv2j3wf2cyduwuzn09myklv82u7rcle56wzss3hq2qmqzg"
+
+
+@pytest.fixture
+def platform(tmp_path, monkeypatch):
+    """A platform whose dump user is the one who runs the tests, and paths below *tmp_path*."""
+    settings = tmp_path / "settings"
+    monkeypatch.setattr(amanda_encryption, "AGE_IDENTITY", settings / "age" / "identity")
+    monkeypatch.setattr(amanda_encryption, "AGE_RECIPIENTS", settings / "age" / "recipients")
+    return dataclasses.replace(
+        amanda_platform.PLATFORMS["Debian"], user="root", group="root", home=tmp_path
+    )
+
+
+def age(*recipients):
+    return amanda_settings.Encryption("age", recipients)
+
+
+AMCRYPT = amanda_settings.Encryption("amcrypt", ())
+
+
+def paths(changes):
+    return sorted(path.rpartition("/")[2] for path in changes)
+
+
+def test_the_public_key_is_the_one_that_age_keygen_names():
+    assert amanda_encryption.public_key(IDENTITY) == RECIPIENT
+
+
+def test_a_recipient_with_one_wrong_character_is_refused_for_its_checksum():
+    with pytest.raises(ValueError, match="checksum"):
+        amanda_encryption.check_recipient(OTHER[:-1] + "q")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "age1", "age", OTHER.upper(), OTHER.replace("z9", "Z9"), OTHER + "\n", IDENTITY, "agé1"],
+)
+def test_what_is_no_recipient_is_refused(text):
+    with pytest.raises(ValueError, match="it |mixed"):
+        amanda_encryption.check_recipient(text)
+
+
+def test_a_good_recipient_is_accepted():
+    amanda_encryption.check_recipient(OTHER)
+
+
+def test_a_damaged_offsite_recipient_is_named_with_its_pillar_key(platform):
+    with pytest.raises(PillarError, match="backup:encryption:recipients.*checksum"):
+        amanda_encryption.differences(age(OTHER[:-1] + "q"), platform)
+
+
+def test_a_prediction_makes_nothing(platform, tmp_path):
+    changes = amanda_encryption.differences(age(OTHER), platform)
+    assert paths(changes) == ["age", "identity", "recipients", "settings"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
+def test_the_identity_is_the_dump_users_alone_and_dumps_are_sealed_offsite_too(platform):
+    amanda_encryption.ensure(age(OTHER), platform)
+    assert stat.S_IMODE(amanda_encryption.AGE_IDENTITY.stat().st_mode) == 0o400
+    own, offsite = amanda_encryption.AGE_RECIPIENTS.read_text().split()
+    identity = amanda_encryption.AGE_IDENTITY.read_text().splitlines()[-1]
+    assert own == amanda_encryption.public_key(identity)
+    assert offsite == OTHER
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
+def test_a_second_time_nothing_differs(platform):
+    amanda_encryption.ensure(age(OTHER), platform)
+    assert amanda_encryption.differences(age(OTHER), platform) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
+def test_an_identity_that_is_there_is_never_overwritten(platform):
+    amanda_encryption.ensure(age(), platform)
+    before = amanda_encryption.AGE_IDENTITY.read_bytes()
+    amanda_encryption.AGE_IDENTITY.chmod(0o644)
+    changes = amanda_encryption.differences(age(OTHER), platform)
+    assert paths(changes) == ["identity", "recipients"]
+    amanda_encryption.ensure(age(OTHER), platform)
+    assert amanda_encryption.AGE_IDENTITY.read_bytes() == before
+    assert stat.S_IMODE(amanda_encryption.AGE_IDENTITY.stat().st_mode) == 0o400
+    assert OTHER in amanda_encryption.AGE_RECIPIENTS.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
+def test_an_older_identity_kept_beside_the_new_one_is_a_recipient_too(platform):
+    amanda_encryption.ensure(age(), platform)
+    with amanda_encryption.AGE_IDENTITY.open("a") as stream:
+        stream.write(f"{IDENTITY}\n")
+    assert amanda_encryption.recipients(age(OTHER))[1:] == (RECIPIENT, OTHER)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to users")
+def test_a_damaged_identity_is_refused_without_being_shown(platform):
+    amanda_encryption.ensure(age(), platform)
+    damaged = IDENTITY[:-1] + "Q"
+    amanda_encryption.AGE_IDENTITY.chmod(0o600)
+    amanda_encryption.AGE_IDENTITY.write_text(f"{damaged}\n")
+    with pytest.raises(AmandaError, match="no age identity") as refusal:
+        amanda_encryption.differences(age(), platform)
+    assert damaged not in str(refusal.value)
+
+
+def test_the_two_key_files_of_amcrypt_are_predicted(platform):
+    assert paths(amanda_encryption.differences(AMCRYPT, platform)) == [
+        ".am_passphrase",
+        ".gnupg",
+        "am_key.gpg",
+    ]
+
+
+def test_a_key_whose_passphrase_is_lost_is_not_given_another(platform):
+    key = platform.home / ".gnupg" / "am_key.gpg"
+    key.parent.mkdir()
+    key.write_bytes(b"sealed")
+    for action in (amanda_encryption.differences, amanda_encryption.ensure):
+        with pytest.raises(AmandaError, match="bring its copy back"):
+            action(AMCRYPT, platform)
+    assert not (platform.home / ".am_passphrase").exists()
+
+
+def test_what_opens_the_dumps_is_listed_for_escrow(platform):
+    assert amanda_encryption.escrow(age(), platform) == (amanda_encryption.AGE_IDENTITY,)
+    names = [path.name for path in amanda_encryption.escrow(AMCRYPT, platform)]
+    assert names == [".am_passphrase", "am_key.gpg"]
