@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from tests.testbed import cgroup, claim, ground, images, network, salt
@@ -100,11 +101,7 @@ class Bed:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
-        pid = self._ground_group.init_pid()
-        if pid is not None:
-            stop(pid)
-        # A ground that is on its way out still removes what a new one would make.
-        claim.claim(self.group.name, STOP_TIMEOUT, f"the bed {self.name} does not end").close()
+        self._end_ground()
         self.group.remove()
         shutil.rmtree(self.state, ignore_errors=True)
         for boot in self._boots:
@@ -114,9 +111,32 @@ class Bed:
         with contextlib.suppress(OSError):
             self.state.parent.rmdir()  # unless other beds have theirs there
 
+    def _end_ground(self) -> None:
+        """Return when no ground has the bed any more, not even one that is on its way out.
+
+        Such a one would remove what the next makes.
+        """
+        end = time.monotonic() + STOP_TIMEOUT
+        while not (free := claim.try_claim(self.group.name)):
+            pid = self._ground_group.init_pid()
+            if pid is not None:
+                stop(pid)
+            if time.monotonic() > end:
+                raise BedError(f"the bed {self.name} does not end: {sorted(self.group.pids())}")
+            time.sleep(0.02)  # the kernel tells nobody when a claim is free
+        free.close()
+
     def running(self) -> bool:
         """Tell whether the bed has a ground."""
         return self._ground_group.init_pid() is not None
+
+    @property
+    def ground_pid(self) -> int:
+        """The machine's id of the bed's ground; raises BedError when there is none."""
+        pid = self._ground_group.init_pid()
+        if pid is None:
+            raise BedError(f"the bed {self.name} is not up")
+        return pid
 
     # --- its hosts ---
 
@@ -143,9 +163,7 @@ class Bed:
 
     def host(self, name: str) -> Host:
         """Return a host; raises BedError when there is none of that name."""
-        pid = self._ground_group.init_pid()
-        if pid is None:
-            raise BedError(f"the bed {self.name} is not up")
+        pid = self.ground_pid
         if name not in self.hosts:
             raise BedError(f"no host {name}: there are {', '.join(self.hosts)}")
         return Host(name, self.group, pid, self.state / f"{name}.log")
@@ -226,10 +244,7 @@ class Bed:
     # --- how it is made ---
 
     def _enter(self, argv: list[str]) -> list[str]:
-        pid = self._ground_group.init_pid()
-        if pid is None:
-            raise BedError(f"the bed {self.name} is not up")
-        return ground.inside(pid, argv)
+        return ground.inside(self.ground_pid, argv)
 
     def _make(self, parts: images.Images, names: list[str], pillar: Path | None) -> None:
         """Make the ground, the network and the hosts' disks."""

@@ -1,0 +1,97 @@
+"""A bed for the tests of this directory, and their hold on its pillar.
+
+BED_KEEP=1 keeps the bed for the next run (``tests/bed --name integration down`` ends it).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.testbed import Bed
+from tests.testbed.images import CACHE, CHECKOUT
+
+
+class Pillar:
+    """The pillar's root of a bed, read live by its master."""
+
+    def __init__(self, bed: Bed, root: Path):
+        self._bed = bed
+        self.root = root
+
+    def set(self, name: str, data: dict, targets: str = "*") -> None:
+        """Replace the whole pillar: the minions that ``targets`` matches get ``data`` alone."""
+        self.clear()
+        self.write("top.sls", {"base": {targets: [name]}})
+        self.write(f"{name}.sls", data)
+        self.refresh()
+
+    def write(self, name: str, data: dict) -> None:
+        """Write one file of the pillar (JSON is YAML); call refresh() after the last."""
+        (self.root / name).write_text(json.dumps(data, indent=1))
+
+    def clear(self) -> None:
+        """Remove every file of the pillar."""
+        for path in self.root.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def reset(self) -> None:
+        """Bring the checkout's example back."""
+        self.clear()
+        if (CHECKOUT / "pillar").is_dir():
+            shutil.copytree(CHECKOUT / "pillar", self.root, dirs_exist_ok=True)
+
+    def refresh(self) -> None:
+        """Have every minion render its pillar anew, and wait until it has."""
+        self._bed.salt("*", "saltutil.refresh_pillar", wait=True)
+
+
+def pillar_root(name: str) -> Path:
+    """Return the directory of the pillar of a test's bed, beside the cache."""
+    root = CACHE / "pillars" / name
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def bed():
+    """Give the session's bed: master, backup-server, web1, db1, with the example pillar."""
+    keep = os.environ.get("BED_KEEP")
+    bed = Bed(os.environ.get("BED_NAME", "integration"))
+    root = pillar_root(bed.name)
+    Pillar(bed, root).reset()
+    if not (keep and bed.running()):
+        bed.down()
+        bed.up(pillar=root)
+    yield bed
+    if keep:
+        bed.release()
+        return
+    bed.down()
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def pillar(bed):
+    """Give the pillar of the session's bed; the example is back when the test is over."""
+    pillar = Pillar(bed, pillar_root(bed.name))
+    yield pillar
+    pillar.reset()
+    pillar.refresh()
+
+
+@pytest.fixture
+def make_bed():
+    """Give the function that makes another bed, by name; it ends with the test."""
+    made = []
+
+    def make(name: str, **options) -> Bed:
+        made.append(Bed(name))
+        made[-1].down()
+        return made[-1].up(**options)
+
+    yield make
+    for bed in made:
+        bed.down()
