@@ -6,10 +6,12 @@ JSON, and hands over files that it opened, by SCM_RIGHTS. Nothing it says is eve
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
+import stat
 import struct
 
 from amanda_command import credentials
@@ -180,3 +182,30 @@ def _close(files):
     for number in files:
         with contextlib.suppress(OSError):
             os.close(number)
+
+
+def open_as(user, path):
+    """Open the file *path* for reading with the rights of *user*; returns a binary stream.
+
+    Raises as :func:`as_user`, and :class:`OSError` if it is no regular file.
+    """
+    _, (number,) = as_user(user, hand_over, [str(path)], hands_over=True)
+    return os.fdopen(number, "rb")
+
+
+def hand_over(paths):
+    """Open files for the caller of :func:`as_user`: no answer, and the files."""
+    opened = []
+    for path in paths:
+        with open_regular(path) as stream:
+            opened.append(os.dup(stream.fileno()))
+    return None, opened
+
+
+def open_regular(path):
+    """Open the file *path* for reading; no link, no device, nothing that could block."""
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(number, "rb", buffering=0)

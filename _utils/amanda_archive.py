@@ -1,0 +1,162 @@
+"""The catalogue of a config as one archive, sealed as its dumps are.
+
+With the tapes it is all that a restore needs: configuration, tapelist, logs, planner's history,
+index, and what pins the clients. By hand: unseal, ``zstd -d``, ``tar -x``; paths are as they were,
+without the leading slash.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import amanda_layout
+from amanda_command import popen
+from amanda_errors import AmandaError
+from amanda_rights import as_user
+
+EXTRAS = "salt-amanda"
+"""The directory, in the archive, of what only root can read on the server."""
+
+NAME = "catalogue.tar.zst"
+
+
+@contextlib.contextmanager
+def seal(places, method, platform, extras=None):
+    """Give the descriptor of a pipe from which the sealed archive can be read to its end.
+
+    places
+        The :class:`amanda_layout.ConfigPlaces` of the config.
+    method
+        The encryption's method, a key of :data:`amanda_layout.CRYPT`.
+    platform
+        :class:`amanda_platform.Platform`: its user reads and seals, from its home come the pins.
+    extras
+        Files of root's to add; None takes the last collection of the fleet.
+
+    Raises :class:`~amanda_errors.AmandaError`, on leaving, if anything was not read or sealed: then
+    what came through the pipe is worth nothing.
+    """
+    extras = (amanda_layout.FLEET,) if extras is None else extras
+    texts = [[path.name, path.read_text("utf-8")] for path in extras if path.exists()]
+    staging = as_user(platform.user, _stage, texts)
+    try:
+        with contextlib.ExitStack() as stack:
+            heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+            members = [*_members(places, platform), f"--directory={staging}", EXTRAS]
+            argv = ["tar", "--create", "--zstd", "--file=-", "--directory=/", *members]
+            tar = _start(stack, argv, platform.user, heard[0])
+            argv = [amanda_layout.CRYPT[method]]
+            crypt = _start(stack, argv, platform.user, heard[1], stdin=tar.stdout)
+            tar.stdout.close()
+            yield crypt.stdout.fileno()
+            crypt.stdout.close()
+            _finish("reading the catalogue", tar, heard[0])
+            _finish("sealing the catalogue", crypt, heard[1])
+    finally:
+        as_user(platform.user, shutil.rmtree, staging)
+
+
+def _members(places, platform):
+    pins = [platform.home / ".ssh" / name for name in ("config", "known_hosts")]
+    there = as_user(platform.user, _existing, [str(path) for path in pins])
+    return [str(path).lstrip("/") for path in (places.conf, places.state, *there)]
+
+
+def _existing(paths):
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def _stage(texts):
+    directory = tempfile.mkdtemp(prefix="salt-amanda-")
+    extras = Path(directory, EXTRAS)
+    extras.mkdir()
+    for name, text in texts:
+        (extras / name).write_text(text, "utf-8")
+    return directory
+
+
+def _start(stack, argv, user, heard, **options):
+    try:
+        process = popen(argv, user=user, stdout=-1, stderr=heard, **options)
+    except OSError as error:
+        raise AmandaError(f"{argv[0]} can't be run: {error.strerror}") from None
+    return stack.enter_context(process)
+
+
+def _finish(what, process, heard):
+    if process.wait() != 0:
+        heard.seek(0)
+        said = heard.read(2000).decode(errors="replace").strip() or "nothing on stderr"
+        raise AmandaError(f"{what} failed with status {process.returncode}: {said}")
+
+
+@contextlib.contextmanager
+def unseal(stream, archive, config, user, decrypt=None):
+    """Give the :class:`amanda_layout.ConfigPlaces` of an archive, unpacked for this block only.
+
+    stream
+        The sealed archive, an open file.
+    archive
+        Its :class:`amanda_manifest.Archive`.
+    config
+        The config's name.
+    user
+        Who unseals, unpacks, and owns what is unpacked; None is the caller.
+    decrypt
+        The command that unseals, a list; None takes the filter of the archive's method.
+
+    The places have no tapes and no holding disk. Raises :class:`~amanda_errors.AmandaError` if the
+    archive can't be opened, or lacks what its manifest says is in it.
+    """
+    if decrypt is None:
+        if archive.method not in amanda_layout.CRYPT:
+            raise AmandaError(f"the catalogue is sealed with {archive.method!r}, which is unknown")
+        decrypt = [amanda_layout.CRYPT[archive.method], "-d"]
+    directory = as_user(user, tempfile.mkdtemp, "", "salt-amanda-")
+    try:
+        _unpack(stream, decrypt, directory, user)
+        places = {"conf": Path(directory, archive.conf), "state": Path(directory, archive.state)}
+        as_user(user, _check, directory, [str(path) for path in places.values()])
+        nothing = Path(directory, "nothing")
+        yield amanda_layout.ConfigPlaces(name=config, tapes=nothing, holding=nothing, **places)
+    finally:
+        as_user(user, _remove, directory)
+
+
+def _unpack(stream, decrypt, directory, user):
+    with contextlib.ExitStack() as stack:
+        heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
+        crypt = _start(stack, decrypt, user, heard[0], stdin=stream)
+        argv = ["tar", "--extract", "--zstd", "--file=-", f"--directory={directory}"]
+        argv += ["--no-same-owner", "--no-same-permissions", "--delay-directory-restore"]
+        tar = _start(stack, argv, user, heard[1], stdin=crypt.stdout)
+        crypt.stdout.close()
+        tar.wait()
+        _finish("unsealing the catalogue", crypt, heard[0])
+        _finish("unpacking the catalogue", tar, heard[1])
+
+
+def _check(directory, paths):
+    """Raise unless each path is a directory; take away what is no plain file or directory.
+
+    A link in a catalogue, named like a log, could show root's files to whoever reads the log.
+    """
+    for path, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            mode = os.lstat(os.path.join(path, name)).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                os.unlink(os.path.join(path, name))
+    for path in paths:
+        if not os.path.isdir(path):
+            raise AmandaError(f"the catalogue lacks {os.path.relpath(path, directory)}")
+
+
+def _remove(directory):
+    for path, names, _ in os.walk(directory):
+        for name in names:
+            if not os.path.islink(os.path.join(path, name)):
+                os.chmod(os.path.join(path, name), 0o700)
+    shutil.rmtree(directory)

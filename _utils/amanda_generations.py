@@ -1,0 +1,229 @@
+"""Reading a mirror back: its generations, whether they are whole, and what is in them.
+
+Everything is read with the rights of the mirror's user, since on an export that squashes root
+nobody else can; and nothing that is read is believed before it is checked.
+"""
+
+import contextlib
+import datetime
+import os
+from pathlib import Path
+
+import amanda_archive
+import amanda_manifest
+import amanda_mirror_user
+from amanda_errors import AmandaError, ArgumentError
+from amanda_manifest import GENERATIONS, MANIFEST, MANIFEST_SUM, SUMS, TAPES
+from amanda_rights import as_user, open_as
+
+
+def made(generation):
+    """Return the moment that a generation's name stands for, an aware datetime."""
+    moment = datetime.datetime.strptime(generation, "%Y%m%dT%H%M%SZ")
+    return moment.replace(tzinfo=datetime.timezone.utc)
+
+
+def parse(config, found):
+    """Return the :class:`amanda_manifest.Manifest` of a generation, as a survey found it.
+
+    Raises :class:`~amanda_errors.AmandaError` naming the generation if its manifest is missing,
+    was changed, or can't be believed.
+    """
+    where = f"generation {found['name']} of {config}"
+    try:
+        made(found["name"])
+    except ValueError:
+        raise AmandaError(f"{where}: that is no time") from None
+    if found["manifest"] is None or found["sum"] is None:
+        raise AmandaError(f"{where}: {MANIFEST} or {MANIFEST_SUM} is missing or can't be read")
+    if found["sum"] != f"{amanda_manifest.digest(found['manifest'])}  {MANIFEST}\n":
+        raise AmandaError(f"{where}: {MANIFEST} or {MANIFEST_SUM} was changed")
+    return amanda_manifest.decode(found["manifest"], config, found["name"])
+
+
+def _survey(mirror, config):
+    return as_user(mirror.user, amanda_mirror_user.survey, str(mirror.directory), config)
+
+
+def generations(mirror, config):
+    """Return the generations of a config, the oldest first, a dict each.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+
+    Each has ``generation`` (its name), ``made`` (ISO 8601), ``run``, ``tapes`` and ``files``
+    (numbers), ``bytes``, and ``problem``: why it can't be used, in words, else None.
+    """
+    rows = []
+    for found in _survey(mirror, config)["generations"]:
+        row = {"generation": found["name"], "made": None, "run": None, "problem": None}
+        try:
+            manifest = parse(config, found)
+            row["made"] = made(manifest.generation).isoformat()
+            row["run"] = manifest.run
+            row["tapes"] = len(manifest.tapes)
+            row["files"] = sum(len(copy.files) for copy in manifest.tapes)
+            row["bytes"] = manifest.size
+        except AmandaError as error:
+            row.update(tapes=None, files=None, bytes=None, problem=str(error))
+        rows.append(row)
+    return rows
+
+
+def load(mirror, config, generation=None):
+    """Return the :class:`amanda_manifest.Manifest` of one generation; None is the newest.
+
+    Raises :class:`~amanda_errors.ArgumentError` if there is no such generation, and
+    :class:`~amanda_errors.AmandaError` if it can't be believed.
+    """
+    found = {entry["name"]: entry for entry in _survey(mirror, config)["generations"]}
+    if not found:
+        raise ArgumentError(f"the mirror {mirror.directory} has no generation of {config}")
+    generation = generation or max(found)
+    if generation not in found:
+        raise ArgumentError(
+            f"the mirror has no generation {generation} of {config}; it has {', '.join(found)}"
+        )
+    return parse(config, found[generation])
+
+
+def check_generation(mirror, config, generation=None, hashes=False, progress=None):
+    """Compare one generation with its manifest; return what was found, as data.
+
+    generation
+        Its name; None is the newest.
+    hashes
+        True reads every byte; else names and sizes have to do.
+    progress
+        Called with the number of bytes read since the last call.
+
+    Returns ``generation``, ``files``, ``bytes`` and ``problems``: each missing, changed or foreign
+    file, named, in words.
+    """
+    manifest = load(mirror, config, generation)
+    return {
+        "generation": manifest.generation,
+        "files": sum(len(copy.files) for copy in manifest.tapes) + 1,
+        "bytes": manifest.size,
+        "problems": _audit(mirror, [manifest], hashes, progress),
+    }
+
+
+def check(mirror, config, hashes=False, progress=None):
+    """Compare all that stands in the mirror of a config with its manifests, each file once.
+
+    Returns ``generations``, ``files``, ``bytes`` and ``problems``, as :func:`check_generation`;
+    a problem is also what no generation needs.
+    """
+    survey = _survey(mirror, config)
+    manifests, problems = [], []
+    for found in survey["generations"]:
+        try:
+            manifests.append(parse(config, found))
+        except AmandaError as error:
+            problems.append(str(error))
+    copies = {copy.key: copy for manifest in manifests for copy in manifest.tapes}
+    for tape in survey["tapes"]:
+        if (tape["label"], tape["written"]) not in copies:
+            path = _tape_directory(mirror, config, tape["label"], tape["written"])
+            problems.append(f"{str(path)!r} isn't needed by any generation")
+    problems += as_user(mirror.user, amanda_mirror_user.strangers, str(mirror.directory), config)
+    problems += _audit(mirror, manifests, hashes, progress)
+    return {
+        "generations": len(manifests),
+        "files": sum(len(copy.files) for copy in copies.values()) + len(manifests),
+        "bytes": sum(copy.size for copy in copies.values())
+        + sum(manifest.archive.file.size for manifest in manifests),
+        "problems": problems,
+    }
+
+
+def _audit(mirror, manifests, hashes, progress):
+    """Return the problems of some generations, each copy of a tape looked at once."""
+    problems = []
+    directories = {}
+    for manifest in manifests:
+        where = Path(mirror.directory, manifest.config, GENERATIONS, manifest.generation)
+        listed = f"{amanda_manifest.digest(manifest.source)}  {MANIFEST}\n"
+        directories[where] = [
+            manifest.archive.file,
+            _of(MANIFEST, manifest.source),
+            _of(MANIFEST_SUM, listed),
+        ]
+        for copy in manifest.tapes:
+            path = _tape_directory(mirror, manifest.config, *copy.key)
+            expected = [*copy.files, _of(SUMS, amanda_manifest.sums(copy.files))]
+            if directories.setdefault(path, expected) != expected:
+                problems.append(
+                    f"{str(path)!r}: generation {manifest.generation} knows it otherwise than "
+                    "another generation"
+                )
+    work = [
+        [str(path), [[file.name, file.size, file.sha256] for file in files]]
+        for path, files in directories.items()
+    ]
+    progress = progress or (lambda count: None)
+    return problems + as_user(
+        mirror.user, amanda_mirror_user.audit, work, hashes, progress=progress
+    )
+
+
+def _of(name, text):
+    return amanda_manifest.File(name, len(text.encode()), amanda_manifest.digest(text))
+
+
+def _tape_directory(mirror, config, label, written):
+    return Path(mirror.directory, config, TAPES, label, written)
+
+
+@contextlib.contextmanager
+def open_catalogue(mirror, manifest, user=None, decrypt=None):
+    """Give the catalogue of a generation, unpacked for this block only.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+    manifest
+        What :func:`load` returned.
+    user
+        The dump user, who unseals and unpacks; None is the caller.
+    decrypt
+        As for :func:`amanda_archive.unseal`.
+
+    Gives an :class:`amanda_layout.ConfigPlaces` whose tapes and holding disk don't exist. Raises
+    :class:`~amanda_errors.AmandaError` if the archive was changed or can't be opened.
+    """
+    top = Path(mirror.directory, manifest.config, GENERATIONS, manifest.generation)
+    file = manifest.archive.file
+    with open_as(mirror.user, top / file.name) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size != file.size or amanda_mirror_user.hash_stream(stream) != file.sha256:
+            raise AmandaError(f"the catalogue was changed: {top / file.name}")
+        stream.seek(0)
+        archive = manifest.archive
+        with amanda_archive.unseal(stream, archive, manifest.config, user, decrypt) as places:
+            yield places
+
+
+def open_tape_file(mirror, config, part):
+    """Open the file of a tape that holds *part*, an :class:`amanda_catalogue.Part`.
+
+    Returns a binary stream, opened with the rights of the mirror's user. Raises
+    :class:`~amanda_errors.AmandaError` if the mirror has no such file.
+    """
+    for pattern, value in [
+        (amanda_manifest.LABEL, part.label),
+        (amanda_manifest.WRITTEN, part.written),
+    ]:
+        if not pattern.fullmatch(value):
+            raise AmandaError(f"{value!r} is no name that a mirror uses")
+    directory = _tape_directory(mirror, config, part.label, part.written)
+    try:
+        names = as_user(mirror.user, amanda_mirror_user.listing, str(directory))
+        found = [name for name, _ in names if name.startswith(f"{part.file:05d}.")]
+        if len(found) == 1:
+            return open_as(mirror.user, os.path.join(directory, found[0]))
+    except OSError as error:
+        raise AmandaError(f"the mirror can't be read: {directory}: {error.strerror}") from None
+    raise AmandaError(
+        f"the mirror has {len(found)} files with the number {part.file} in {directory}, not one"
+    )

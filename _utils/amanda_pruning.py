@@ -1,0 +1,62 @@
+"""Which generations of a mirror stay, and what is so unusual that all of them do."""
+
+import datetime
+import statistics
+
+from amanda_generations import made
+
+UNUSUAL = 4
+"""How many times more than before is unusual."""
+
+SHRUNK = 2
+"""How many times less than before is unusual."""
+
+_COMPARED = 3
+"""How many generations there must be before one can be called unusual."""
+
+
+def keep(manifests, days):
+    """Return the generations to keep, of *manifests*, the oldest first.
+
+    Kept is what is at most *days* days older than the newest, and, for each DLE that any
+    generation knows a full of, the newest generation that does.
+    """
+    newest = manifests[-1]
+    oldest = made(newest.generation) - datetime.timedelta(days=days)
+    last = {dle: old.generation for old in manifests for dle in old.fulls}
+    names = {newest.generation, *last.values()}
+    return [old for old in manifests if old.generation in names or made(old.generation) >= oldest]
+
+
+def unusual(new, before, days):
+    """Return what is unusual about a generation beside those before it, in words.
+
+    new
+        The new :class:`amanda_manifest.Manifest`.
+    before
+        Those that were there, the oldest first.
+    days
+        How long generations are kept.
+    """
+    if not before:
+        return []
+    warnings = []
+    last = before[-1]
+    if last.server != new.server:
+        warnings.append(
+            f"the generation before this one was written by the server {last.server!r}. If that "
+            "server still runs, give each its own mirror directory"
+        )
+    gap = made(new.generation) - made(last.generation)
+    if gap > datetime.timedelta(days=days):
+        warnings.append(f"the generation before this one is {gap.days} days old. Check the clock")
+    if len(before) >= _COMPARED:
+        usual = statistics.median(old.size for old in before)
+        if new.size > usual * UNUSUAL or new.size * SHRUNK < usual:
+            warnings.append(f"this generation has {new.size} bytes, where {usual:.0f} are usual")
+        most = max(old.new_bytes for old in before)
+        if new.new_bytes > most * UNUSUAL:
+            warnings.append(
+                f"this generation adds {new.new_bytes} bytes, where {most} were the most so far"
+            )
+    return [f"{warning}. Nothing is removed from the mirror this time" for warning in warnings]

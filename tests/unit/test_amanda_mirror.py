@@ -1,0 +1,495 @@
+"""The mirror as one user: what is copied, kept, removed and found again; tapes as Amanda's."""
+
+import dataclasses
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+import amanda_generations
+import amanda_layout
+import amanda_mirror
+import amanda_platform
+import amanda_pruning
+import pytest
+from amanda_catalogue import Dump, Part
+from amanda_errors import AmandaError, ArgumentError
+from amanda_layout import ConfigPlaces
+from amanda_settings import Mirror
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+ROT13 = "#!/bin/sh\nexec tr 'A-Za-z' 'N-ZA-Mn-za-m'\n"
+
+
+class Site:
+    """A config with written tapes, and a mirror for it."""
+
+    def __init__(self, root):
+        self.places = ConfigPlaces(
+            name="daily",
+            conf=root / "etc" / "daily",
+            state=root / "state" / "daily",
+            tapes=root / "tapes" / "daily",
+            holding=root / "holding" / "daily",
+        )
+        for path in (self.places.conf, self.places.logs, self.places.tapes, root / "home/.ssh"):
+            path.mkdir(parents=True)
+        (self.places.conf / "amanda.conf").write_text('org "daily"\n')
+        (root / "home/.ssh/known_hosts").write_text("web1 ssh-ed25519 AAAA\n")
+        self.fleet = root / "fleet.json"
+        self.fleet.write_text('{"web1": {}}\n')
+        (self.places.logs / "log.20250101010000.0").write_text("START\n")
+        self.platform = dataclasses.replace(
+            amanda_platform.PLATFORMS["Debian"], user=ME, home=root / "home"
+        )
+        self.settings = Mirror(user=ME, directory=str(root / "mirror"), keep_days=30)
+        self.top = root / "mirror" / "daily"
+        self.top.parent.mkdir()
+        self.tapes = {}
+
+    def write(self, number, written, *sizes):
+        """Write tape *number*, over what it held, with a file of each size."""
+        label = f"daily-{number:04d}"
+        slot = self.places.tapes / f"slot{number}"
+        shutil.rmtree(slot, ignore_errors=True)
+        slot.mkdir()
+        head = f"AMANDA: TAPESTART DATE {written} TAPE {label}\n\f\n".encode()
+        (slot / f"00000.{label}").write_bytes(head.ljust(32768, b"\0"))
+        for file, size in enumerate(sizes, 1):
+            (slot / f"{file:05d}.web1._etc.0").write_bytes(os.urandom(size))
+        self.tapes[label] = written
+        lines = [f"{when} {name} reuse\n" for name, when in self.tapes.items()]
+        self.places.tapelist.write_text("".join(sorted(lines, reverse=True)))
+        return slot
+
+    def mirror(self, run="", fulls=None, **settings):
+        """Run the mirror."""
+        return amanda_mirror.mirror(
+            self.places,
+            dataclasses.replace(self.settings, **settings),
+            "age",
+            run,
+            fulls,
+            platform=self.platform,
+            extras=[self.fleet],
+        )
+
+    def problems(self, generation=None):
+        """Return what a check with hashes finds wrong with a generation."""
+        checked = amanda_generations.check_generation(
+            self.settings, "daily", generation, hashes=True
+        )
+        return checked["problems"]
+
+    def age(self, generation, name):
+        """Make a generation look older, its manifest true to its name."""
+        directory = self.top / "generations" / generation
+        text = (directory / "manifest.json").read_text().replace(generation, name)
+        (directory / "manifest.json").write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        (directory / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+        directory.rename(directory.with_name(name))
+
+    def held(self):
+        """Return the names of the tape copies in the mirror."""
+        paths = sorted((self.top / "tapes").glob("*/*"))
+        return [f"{path.parent.name}/{path.name}" for path in paths]
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Give a site with two written tapes and a new one, and a filter that really changes data."""
+    crypt = tmp_path / "crypt"
+    crypt.write_text(ROT13)
+    crypt.chmod(0o755)
+    monkeypatch.setitem(amanda_layout.CRYPT, "age", crypt)
+    site = Site(tmp_path)
+    site.write(1, "20250101010000", 5000, 300_000)
+    site.write(2, "20250102010000", 70_000)
+    site.places.tapelist.write_text(site.places.tapelist.read_text() + "0 daily-0003 reuse\n")
+    return site
+
+
+def content(directory):
+    """Return every file below *directory*, with its bytes."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_first_mirror_holds_every_written_tape_under_label_and_time(site):
+    done = site.mirror("20250102010000")
+    assert site.held() == ["daily-0001/20250101010000", "daily-0002/20250102010000"]
+    copy = site.top / "tapes/daily-0001/20250101010000/00002.web1._etc.0"
+    assert copy.read_bytes() == (site.places.tapes / "slot1/00002.web1._etc.0").read_bytes()
+    assert (done["tapes"], done["files"], done["warnings"]) == (2, 5, [])
+    assert done["copied_tapes"] == ["daily-0001", "daily-0002"]
+    assert done["copied_bytes"] == 2 * 32768 + 375_000
+    (row,) = amanda_generations.generations(site.settings, "daily")
+    assert (row["generation"], row["run"], row["problem"]) == (
+        done["generation"],
+        "20250102010000",
+        None,
+    )
+    assert site.problems() == []
+
+
+def test_sha256sum_by_hand_agrees_with_the_lists_in_the_mirror(site):
+    site.write(3, "20250103010000")
+    (site.places.tapes / "slot3" / "00001.odd\\name\nhere.0").write_bytes(b"x" * 100)
+    site.mirror()
+    for path in [*site.top.rglob("SHA256SUMS"), *site.top.rglob("manifest.sha256")]:
+        subprocess.run(["sha256sum", "-c", "--strict", path.name], cwd=path.parent, check=True)
+
+
+def test_an_unchanged_mirror_copies_nothing_and_is_one_more_generation(site):
+    first = site.mirror()
+    before = content(site.top)
+    second = site.mirror()
+    assert (second["copied_tapes"], second["copied_bytes"]) == ([], 0)
+    assert second["generation"] > first["generation"]
+    after = content(site.top)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_a_tape_written_again_is_a_second_copy_beside_the_first(site):
+    first = site.mirror()["generation"]
+    before = content(site.top)
+    site.write(1, "20250103010000", 9000)
+    assert site.mirror()["copied_tapes"] == ["daily-0001"]
+    assert site.held()[:2] == ["daily-0001/20250101010000", "daily-0001/20250103010000"]
+    after = content(site.top)
+    assert {path: after.get(path) for path in before} == before
+    assert site.problems(first) == site.problems() == []
+
+
+def test_tapes_that_the_catalogue_knows_and_the_disk_lacks_stop_the_mirror(site):
+    shutil.rmtree(site.places.tapes / "slot1")
+    site.write(2, "20250109010000")
+    site.tapes["daily-0002"] = "20250102010000"
+    site.write(4, "20250104010000")
+    with pytest.raises(AmandaError, match=r"daily-0001 .*, daily-0002 .*amrmtape"):
+        site.mirror()
+    assert list(site.top.parent.iterdir()) == []
+
+
+def test_the_catalogue_comes_back_from_a_generation(site):
+    first = site.mirror()["generation"]
+    (site.places.logs / "log.20250102010000.0").write_text("START\n")
+    (site.places.state / "tapelist.last_write").symlink_to("12345")
+    site.mirror()
+    logs = []
+    for generation in (first, None):
+        manifest = amanda_generations.load(site.settings, "daily", generation)
+        with amanda_generations.open_catalogue(site.settings, manifest) as places:
+            logs.append(sorted(path.name for path in places.logs.iterdir()))
+            assert places.tapelist.read_text() == site.places.tapelist.read_text()
+            assert (places.conf / "amanda.conf").read_text() == 'org "daily"\n'
+            assert not (places.state / "tapelist.last_write").is_symlink()
+            unpacked = next(p for p in places.conf.parents if (p / "salt-amanda").exists())
+            assert (unpacked / "salt-amanda/fleet.json").read_text() == site.fleet.read_text()
+            assert len(list(unpacked.rglob("known_hosts"))) == 1
+        assert not unpacked.exists()
+    assert logs == [["log.20250101010000.0"], ["log.20250101010000.0", "log.20250102010000.0"]]
+
+
+def test_no_name_of_the_catalogue_can_be_read_in_the_mirror(site):
+    (site.places.logs / "log.SECRETNAME.0").write_text("SECRETTEXT" * 100)
+    site.mirror()
+    for data in content(site.top).values():
+        assert b"SECRETNAME" not in data and b"SECRETTEXT" not in data
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("#!/bin/sh\ncat >/dev/null; echo no key >&2; exit 3\n", "no key"), (None, "can't be run")],
+)
+def test_a_filter_that_fails_leaves_no_generation(site, script, said):
+    before = site.mirror()["generation"]
+    crypt = amanda_layout.CRYPT["age"]
+    crypt.unlink() if script is None else crypt.write_text(script)
+    with pytest.raises(AmandaError, match=said):
+        site.mirror()
+    rows = amanda_generations.generations(site.settings, "daily")
+    assert [row["generation"] for row in rows] == [before]
+
+
+def test_what_an_interrupted_run_left_is_cleaned_and_its_whole_tapes_are_used(site):
+    site.mirror()
+    (generation,) = (site.top / "generations").iterdir()
+    generation.rename(f"{generation}.partial")
+    site.write(3, "20250103010000", 8000)
+    partial = site.top / "tapes/daily-0003/20250103010000.partial"
+    partial.mkdir(parents=True)
+    (partial / "00001.web1._etc.0").write_bytes(b"half")
+    assert site.mirror()["copied_tapes"] == ["daily-0003"]
+    assert not list(site.top.rglob("*.partial"))
+    assert site.problems() == []
+
+
+def test_a_damaged_copy_is_told_and_made_good_from_the_tape(site):
+    first = site.mirror()["generation"]
+    (site.top / "tapes/daily-0001/20250101010000/00002.web1._etc.0").write_bytes(b"short")
+    done = site.mirror()
+    assert "daily-0001 written at 20250101010000 was damaged" in done["warnings"][0]
+    assert done["pruned"]["paused"]
+    assert site.problems(first) == []
+
+
+def test_a_tape_cut_short_after_it_was_mirrored_does_not_reach_the_mirror(site):
+    site.mirror()
+    before = content(site.top / "tapes")
+    (site.places.tapes / "slot1/00002.web1._etc.0").write_bytes(b"short")
+    done = site.mirror()
+    assert "no longer as it was mirrored" in done["warnings"][0]
+    assert done["pruned"]["paused"]
+    assert content(site.top / "tapes") == before
+    assert site.problems() == []
+
+
+def test_a_damaged_copy_of_a_changed_tape_is_not_made_good_with_it(site):
+    site.mirror()
+    copy = site.top / "tapes/daily-0001/20250101010000/00002.web1._etc.0"
+    copy.unlink()
+    (site.places.tapes / "slot1/00002.web1._etc.0").write_bytes(os.urandom(300_000))
+    done = site.mirror()
+    assert "can't be made good" in " ".join(done["warnings"])
+    assert site.problems() == [f"{str(copy)!r} is missing"]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def link(path):
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+@pytest.mark.parametrize("spoil", [flip, Path.unlink, link, lambda path: os.truncate(path, 7)])
+def test_every_file_of_a_generation_that_is_spoiled_is_named(site, spoil):
+    site.mirror()
+    files = sorted(content(site.top))
+    assert len(files) == 3 + 5 + 2
+    for path in files:
+        data = path.read_bytes()
+        spoil(path)
+        (problem,) = amanda_generations.check(site.settings, "daily", hashes=True)["problems"][:1]
+        assert path.name in problem
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+    assert amanda_generations.check(site.settings, "daily", hashes=True)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "stranger",
+        "tapes/stranger",
+        "tapes/daily-0001/stranger",
+        "tapes/daily-0001/20250101010000/stranger",
+        "generations/stranger",
+        "tapes/daily-0009/20250101010000/00000.daily-0009",
+    ],
+)
+def test_what_does_not_belong_in_the_mirror_is_named(site, where):
+    site.mirror()
+    path = site.top / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+    (problem,) = amanda_generations.check(site.settings, "daily")["problems"]
+    assert "stranger" in problem or "daily-0009" in problem
+
+
+def test_generations_past_their_days_go_and_with_them_what_only_they_need(site):
+    old = site.mirror()["generation"]
+    site.age(old, "20200101T000000Z")
+    site.age(site.mirror()["generation"], "20250101T000000Z")
+    site.write(1, "20250103010000", 300_000)
+    site.age(site.mirror(keep_days=9999)["generation"], "20250115T000000Z")
+    done = site.mirror(keep_days=9999)
+    assert done["pruned"] == {"paused": False, "generations": [], "tapes": []}
+    done = site.mirror(keep_days=1000)
+    assert done["pruned"]["generations"] == ["20200101T000000Z"]
+    assert done["pruned"]["tapes"] == []
+    gone = [row["generation"] for row in amanda_generations.generations(site.settings, "daily")]
+    assert "20250101T000000Z" in gone
+    done = site.mirror(keep_days=1)
+    assert done["pruned"]["tapes"] == [["daily-0001", "20250101010000"]]
+    assert site.held() == ["daily-0001/20250103010000", "daily-0002/20250102010000"]
+    checked = amanda_generations.check(site.settings, "daily", hashes=True)
+    assert (checked["problems"], checked["generations"]) == ([], 3)
+
+
+def test_the_last_full_of_every_dle_stays_however_old(site):
+    full = {"web1 /etc": (("daily-0001", "20250101010000"),)}
+    site.age(site.mirror(fulls=full)["generation"], "20250101T000000Z")
+    site.age(site.mirror(fulls=full)["generation"], "20250102T000000Z")
+    site.write(1, "20250103010000", 300_000)  # over the only full, as Amanda does
+    site.age(site.mirror(keep_days=9999)["generation"], "20250103T000000Z")
+    site.age(site.mirror(keep_days=9999)["generation"], "20250104T000000Z")
+    done = site.mirror(keep_days=9999)
+    assert site.mirror(keep_days=1)["pruned"]["generations"] == [
+        "20250101T000000Z",
+        "20250103T000000Z",
+        "20250104T000000Z",
+    ]
+    assert "daily-0001/20250101010000" in site.held()
+    assert site.problems("20250102T000000Z") == site.problems(done["generation"]) == []
+    newer = {"web1 /etc": (("daily-0001", "20250103010000"),)}
+    assert site.mirror(fulls=newer)["pruned"]["generations"] == ["20250102T000000Z"]
+    assert "daily-0001/20250101010000" not in site.held()
+
+
+def test_an_unusual_size_is_mirrored_and_told_and_nothing_is_removed(site):
+    for day in range(3):
+        site.age(site.mirror(keep_days=9999)["generation"], f"2025010{day + 1}T000000Z")
+    site.write(1, "20250104010000", 10)
+    site.write(2, "20250104020000", 10)
+    done = site.mirror(keep_days=1000)
+    assert "are usual. Nothing is removed" in done["warnings"][0]
+    assert done["pruned"] == {"paused": True, "generations": [], "tapes": []}
+    assert len(site.held()) == 4
+    assert site.problems() == []
+
+
+def test_a_damaged_manifest_pauses_pruning_and_its_generation_is_left(site):
+    old = site.mirror()["generation"]
+    flip(site.top / "generations" / old / "manifest.json")
+    site.write(1, "20250103010000", 300_000)
+    done = site.mirror(keep_days=0)
+    assert old in done["warnings"][0] and done["pruned"]["paused"]
+    assert "daily-0001/20250101010000" in site.held()
+    rows = amanda_generations.generations(site.settings, "daily")
+    assert "was changed" in rows[0]["problem"] and rows[1]["problem"] is None
+
+
+def test_a_long_pause_and_another_server_are_unusual(site):
+    site.mirror()
+    old = amanda_generations.load(site.settings, "daily")
+    assert amanda_pruning.unusual(old, [old], 30) == []
+    late = dataclasses.replace(old, generation="20990101T000000Z")
+    assert "Check the clock" in amanda_pruning.unusual(late, [old], 30)[0]
+    other = dataclasses.replace(old, server="elsewhere")
+    assert "own mirror directory" in amanda_pruning.unusual(other, [old], 30)[0]
+
+
+def test_a_burst_of_new_data_is_unusual(site):
+    site.mirror()
+    old = dataclasses.replace(amanda_generations.load(site.settings, "daily"), new_bytes=100)
+    burst = dataclasses.replace(old, new_bytes=401)
+    assert amanda_pruning.unusual(burst, [old, old], 30) == []
+    assert "adds 401 bytes" in amanda_pruning.unusual(burst, [old, old, old], 30)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"label": "daily-0001"', '"label": "../../../etc"'),
+        ('"label": "daily-0001"', '"label": ".."'),
+        ('"written": "20250101010000"', '"written": "../x"'),
+        ('"name": "00001.web1._etc.0"', '"name": "00001./../../x"'),
+        ('"name": "00001.web1._etc.0"', '"name": "00002.web1._etc.0"'),
+        ('"conf": "', '"conf": "/etc/'),
+        ('"conf": "', '"conf": "../../'),
+        ('"name": "catalogue', '"name": "../catalogue'),
+        ('"size": 5000', '"size": -1'),
+        ('"size": 5000', '"size": true'),
+        ('"config": "daily"', '"config": "weekly"'),
+        ('"format": 1', '"format": 2'),
+        ('"tapes": [', '"tapes": [[], '),
+        ('"run": ""', '"run": null'),
+        ("{", "["),
+    ],
+)
+def test_a_manifest_that_names_what_it_may_not_is_refused(site, old, new):
+    name = site.mirror()["generation"]
+    path = site.top / "generations" / name / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    site.age(name, name)  # with a sum that is right
+    with pytest.raises(AmandaError, match=f"{name} of daily.*can't be believed"):
+        amanda_generations.load(site.settings, "daily", name)
+
+
+@pytest.mark.parametrize("generation", ["20200101T000000Z", "../../etc"])
+def test_a_generation_that_is_not_there_is_an_error_that_lists_what_is(site, generation):
+    name = site.mirror()["generation"]
+    with pytest.raises(ArgumentError, match=name):
+        amanda_generations.load(site.settings, "daily", generation)
+
+
+def test_an_archive_with_links_shows_nothing_outside(site, tmp_path):
+    (site.places.logs / "log.20250105010000.0").symlink_to("/etc/passwd")
+    site.mirror()
+    manifest = amanda_generations.load(site.settings, "daily")
+    with amanda_generations.open_catalogue(site.settings, manifest) as places:
+        assert [path.name for path in places.logs.iterdir()] == ["log.20250101010000.0"]
+
+
+def test_a_changed_archive_is_never_opened(site):
+    site.mirror()
+    manifest = amanda_generations.load(site.settings, "daily")
+    (archive,) = site.top.rglob("catalogue.*")
+    flip(archive)
+    with (
+        pytest.raises(AmandaError, match="was changed"),
+        amanda_generations.open_catalogue(site.settings, manifest),
+    ):
+        pass
+
+
+def test_a_part_is_read_from_the_mirror_by_label_time_and_number(site):
+    site.mirror()
+    part = Part("daily-0001", 2, 1, 300_000 - 32768, "20250101010000")
+    with amanda_generations.open_tape_file(site.settings, "daily", part) as stream:
+        assert stream.read() == (site.places.tapes / "slot1/00002.web1._etc.0").read_bytes()
+    for wrong in ({"file": 3}, {"label": "../x"}, {"written": "20250102010000"}):
+        with pytest.raises(AmandaError):
+            other = dataclasses.replace(part, **wrong)
+            amanda_generations.open_tape_file(site.settings, "daily", other)
+
+
+def test_last_fulls_are_the_newest_good_level_zero_of_each_dle():
+    def dump(disk, timestamp, level, status, *labels):
+        parts = tuple(Part(label, 1, 1, 1, timestamp) for label in labels)
+        return Dump("daily", "web1", disk, timestamp, level, status, parts, None, None, None, 1, "")
+
+    dumps = [
+        dump("/etc", "20250103000000", 0, "PARTIAL", "daily-0003"),
+        dump("/etc", "20250102000000", 0, "OK", "daily-0002", "daily-0001", "daily-0002"),
+        dump("/etc", "20250101000000", 0, "OK", "daily-0009"),
+        dump("/etc", "20250104000000", 1, "OK", "daily-0004"),
+        dump("/home", "20250104000000", 1, "OK", "daily-0004"),
+    ]
+    when = "20250102000000"
+    assert amanda_mirror.last_fulls(dumps) == {
+        "web1 /etc": (("daily-0001", when), ("daily-0002", when))
+    }
+
+
+def missing(site):
+    site.top.parent.rmdir()
+
+
+def no_directory(site):
+    site.top.parent.rmdir()
+    site.top.parent.touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(missing, "doesn't exist. Mount it"), (no_directory, "isn't a directory")]
+)
+def test_a_mirror_directory_that_is_not_there_is_never_made(site, spoil, said):
+    spoil(site)
+    with pytest.raises(AmandaError, match=said):
+        site.mirror()
+    assert not site.top.exists()
+
+
+def test_a_mirror_user_who_does_not_exist_is_named(site):
+    with pytest.raises(AmandaError, match="no user 'v45_nobody'"):
+        site.mirror(user="v45_nobody")
