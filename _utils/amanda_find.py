@@ -1,0 +1,171 @@
+"""What there is to restore: which DLE holds a path, what it held at a moment, in which dumps."""
+
+import datetime
+
+import amanda_catalogue
+import amanda_dump
+import amanda_index
+import amanda_names
+import amanda_tree
+from amanda_errors import AmandaError, ArgumentError, ParseError
+
+
+def iso(timestamp):
+    """Return *timestamp* (14 digits, local time) in ISO 8601."""
+    return datetime.datetime.strptime(timestamp, "%Y%m%d%H%M%S").isoformat()
+
+
+def _disk_bytes(disk):
+    return disk.encode("utf-8", "surrogateescape").rstrip(b"/")
+
+
+def disks_of(dumps, host, path):
+    """Return the disks of *host* that *path* (bytes, absolute) lies in, the longest first.
+
+    Raises :class:`amanda_errors.ArgumentError` if *host* has no dump at all, or no such disk.
+    """
+    disks = {dump.disk for dump in dumps if dump.host == host}
+    if not disks:
+        hosts = ", ".join(sorted({dump.host for dump in dumps})) or "none"
+        raise ArgumentError(f"there is no dump of {host!r}; there are dumps of: {hosts}")
+    holding = [
+        disk
+        for disk in disks
+        if disk.startswith("/") and amanda_tree.is_below(path, _disk_bytes(disk))
+    ]
+    if not holding:
+        raise ArgumentError(
+            f"{amanda_names.text(path)} is in no directory dumped of {host}; "
+            f"there are dumps of: {', '.join(sorted(disks))}"
+        )
+    return sorted(holding, key=lambda disk: len(_disk_bytes(disk)), reverse=True)
+
+
+def locate(dumps, host, path, at=None):
+    """Return the chain of dumps that holds *path* at a moment, and its name below the disk.
+
+    The longest disk counts that has a dump by then. For parameters and errors see
+    :func:`list_names`.
+    """
+    wanted = amanda_names.absolute(path)
+    disks = disks_of(dumps, host, wanted)
+    early = [disk for disk in disks if amanda_catalogue.newest(dumps, host, disk, at)]
+    disk = (early or disks)[0]
+    return amanda_catalogue.chain(dumps, host, disk, at), name_below(wanted, disk)
+
+
+def name_below(path, disk):
+    """Return the name of *path* (bytes, absolute) below the top of *disk*, without slashes."""
+    return path[len(_disk_bytes(disk)) :].strip(b"/")
+
+
+def base_name(disk, name):
+    """Return the last part of the path that *name* below *disk* is, bytes; "rootfs" for ``/``."""
+    return (_disk_bytes(disk) + b"/" + name).rstrip(b"/").rpartition(b"/")[2] or b"rootfs"
+
+
+def read_tree(chain, source, user=None):
+    """Return the :class:`amanda_tree.Tree` that *chain* leads to, from the heads of its dumps.
+
+    chain
+        From :func:`locate`.
+    source, user
+        As :func:`amanda_dump.open_stream` takes them.
+    """
+    dumpdirs = []
+    for dump in chain:
+        with amanda_dump.open_stream(dump, source, check=False, user=user) as stream:
+            try:
+                dumpdirs.append(amanda_tree.read_dumpdirs(stream))
+            except ParseError as error:
+                raise AmandaError(
+                    f"the dump of {dump.host} {dump.disk}, {iso(dump.timestamp)}, level "
+                    f"{dump.level}, can't be read: {error}"
+                ) from error
+    return amanda_tree.follow(dumpdirs)
+
+
+def list_names(dumps, source, host, path, at=None, user=None, limit=1000):
+    """List the directory *path* of *host* as it was: deleted files aren't shown.
+
+    dumps
+        What :func:`amanda_catalogue.read` returned.
+    source, user
+        Where the tape files are, and who the filters run as: see
+        :func:`amanda_dump.open_stream`.
+    host
+        As the disklist has it.
+    path
+        An absolute path, in the form of :mod:`amanda_names`; of a file, it alone is listed.
+    at
+        A timestamp (14 digits, local time): the state of the last dump by then. None is now.
+    limit
+        At most so many entries; ``count`` says how many there are.
+
+    Raises :class:`amanda_errors.ArgumentError` if nothing of that name was there.
+    """
+    chain, name = locate(dumps, host, path, at)
+    tree = read_tree(chain, source, user)
+    kind = tree.kind(name)
+    if kind is None:
+        raise ArgumentError(
+            f"{path} wasn't there in the dump of {host} {chain[-1].disk}, "
+            f"{iso(chain[-1].timestamp)}"
+        )
+    if kind == "directory":
+        directories, others = tree.children(name)
+    else:
+        directories, others = [], [name.rpartition(b"/")[2]]
+    entries = [{"name": amanda_names.text(each), "type": "directory"} for each in directories]
+    entries += [{"name": amanda_names.text(each), "type": "file"} for each in others]
+    return {
+        "host": host,
+        "disk": chain[-1].disk,
+        "path": path,
+        "as_of": iso(chain[-1].timestamp),
+        "level": chain[-1].level,
+        "count": len(entries),
+        "entries": entries[:limit],
+    }
+
+
+def versions(index, dumps, host, path):
+    """Return the dumps that store *path* of *host*, the newest first; needs no key.
+
+    index
+        The config's index directory: ``places.index``.
+
+    Each is a dict: ``timestamp`` and the like of the dump; ``type``, "directory" or "file", as
+    what it is stored, or None if the dump's index is missing and nobody knows. A file that an
+    incremental leaves out because it didn't change appears at the dump before; one in a directory
+    that was renamed, under its old name.
+
+    Raises :class:`amanda_errors.ArgumentError` if no dump stores it.
+    """
+    wanted = amanda_names.absolute(path)
+    disks = disks_of(dumps, host, wanted)
+    found = []
+    for dump in sorted(dumps, key=lambda dump: dump.timestamp, reverse=True):
+        if dump.host != host or dump.disk not in disks:
+            continue
+        file = amanda_index.path(index, dump)
+        kind = amanda_index.kind(file, name_below(wanted, dump.disk)) if file else None
+        if kind or not file:
+            found.append(describe(dump) | {"type": kind})
+    if not found:
+        raise ArgumentError(f"no dump of {host} stores {path}")
+    return found
+
+
+def describe(dump):
+    """Return what an administrator wants to know of *dump*, a dict."""
+    return {
+        "config": dump.config,
+        "host": dump.host,
+        "disk": dump.disk,
+        "timestamp": iso(dump.timestamp),
+        "level": dump.level,
+        "status": dump.status,
+        "labels": sorted({part.label for part in dump.parts}),
+        "size": dump.size,
+    }
