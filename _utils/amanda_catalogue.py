@@ -5,15 +5,17 @@ is on tape as long as every tape that holds a part of it still carries the write
 that put it there: a label written again, or removed, takes its dumps out of the catalogue.
 """
 
+import bisect
 import dataclasses
+import re
 
+import amanda_log
+import amanda_outcomes
+from amanda_errors import AmandaError, ParseError
+from amanda_log import Crc
+from amanda_outcomes import Outcome
 
-@dataclasses.dataclass(frozen=True)
-class Crc:
-    """What Amanda measured of a stream: its CRC-32C and its *size* in bytes."""
-
-    crc: int
-    size: int
+__all__ = ["Crc", "Dump", "Outcome", "Part", "Tape"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,10 @@ class Dump:
     size
         Bytes on tape, without headers.
     message
-        What Amanda said of a partial dump; "" otherwise.
+        Why a dump is partial; "" otherwise.
+    base
+        The timestamp of the dump that this increment builds on, whether that one is still on tape
+        or not; None for a full dump, and if no log tells it any more.
     """
 
     config: str
@@ -92,42 +97,13 @@ class Dump:
     server: Crc | None
     size: int
     message: str
+    base: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What one run did for one DLE.
-
-    host, disk
-        The DLE.
-    timestamp
-        When its dump was made; another than the run's if the run flushed an older dump.
-    level
-        The level dumped; None if it never came to a dump.
-    success
-        True if a whole dump of it is on tape; whether it still is, :func:`read` says.
-    strange
-        True if the dump program had something to say about it (see *messages*).
-    reason
-        Why there is no success, in Amanda's words; "" on success.
-    messages
-        Amanda's other words about it: warnings, strange lines, what failed before a retry.
-    size
-        Bytes on tape; 0 if nothing is.
-    labels
-        The tapes it went to, a tuple.
-    """
-
-    host: str
-    disk: str
-    timestamp: str
-    level: int | None
-    success: bool
-    strange: bool
-    reason: str
-    messages: tuple
-    size: int
-    labels: tuple
+_LOG = re.compile(r"log\.([0-9]{14}|[0-9]{8})(?:\.[0-9]+|\.amflush)?")
+_TAPE = re.compile(
+    r"(0|[0-9]{8}|[0-9]{14})\s+([^\s/]+)\s+(reuse|no-reuse)((?:\s+[A-Z]+:\S+)*)\s*(?:#.*)?"
+)
 
 
 def read_tapelist(path):
@@ -136,7 +112,132 @@ def read_tapelist(path):
     Raises :class:`amanda_errors.ParseError` on a line that is none of tapelist(5), or on a label
     that stands there twice; :class:`amanda_errors.AmandaError` if there is no such file.
     """
-    raise NotImplementedError
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise AmandaError(f"can't read the tapelist {path}: {error.strerror}") from error
+    tapes = {}
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        match = _TAPE.fullmatch(line.strip())
+        if not match or match.group(2) in tapes or match.group(2).startswith("."):
+            raise ParseError(f"tapelist {path}", line)
+        written, label, reuse, _ = match.groups()
+        # only "0", never written, keeps its length
+        written = written.ljust(14, "0") if len(written) > 1 else written
+        tapes[label] = Tape(label, written, reuse == "reuse", len(tapes) + 1)
+    return list(tapes.values())
+
+
+def _logs(directory):
+    """Return the log files in *directory*, a mapping of timestamps to lists of paths."""
+    found = {}
+    for path in sorted(directory.glob("log.*")):
+        match = _LOG.fullmatch(path.name)
+        if match:
+            found.setdefault(match.group(1).ljust(14, "0"), []).append(path)
+    return found
+
+
+def _all_logs(places):
+    """Return all logs, also those that Amanda put aside when their tapes were written again."""
+    found = _logs(places.logs)
+    for timestamp, paths in _logs(places.logs / "oldlog").items():
+        found.setdefault(timestamp, []).extend(paths)
+    return found
+
+
+def _copies(events, config, labels):
+    """Yield the :class:`Dump` of each taper's result whose parts are still on tape.
+
+    labels
+        Which tapes are still as this run wrote them: the write time by label.
+    """
+    started, parts = {}, {}
+    for event in events:
+        if event.program != "taper":
+            continue
+        if event.kind == "START":
+            started[event.label] = event.timestamp
+        key = (event.host, event.disk, event.timestamp, event.level)
+        if event.kind == "PART":
+            # a part whose tape isn't the one the tapelist knows now stands as None: it is lost
+            written = started.get(event.label)
+            part = Part(event.label, event.file, event.number, event.size, written or "")
+            whole = written is not None and labels.get(event.label) == written
+            parts.setdefault(key, []).append(part if whole else None)
+        elif event.kind in ("DONE", "PARTIAL", "FAIL") and event.host:
+            found = parts.pop(key, [])
+            if event.kind != "FAIL" and found and None not in found:
+                yield _dump(event, tuple(found), config)
+
+
+def _dump(event, parts, config):
+    """Return the :class:`Dump` that a taper's DONE or PARTIAL line speaks of."""
+    message, status = event.message, "OK" if event.kind == "DONE" else "PARTIAL"
+    if status == "OK":
+        message = amanda_outcomes.contradiction(event, parts)
+        status = "PARTIAL" if message else "OK"
+    native, client, server = event.crcs if len(event.crcs) == 3 else (None, None, None)
+    return Dump(
+        config=config,
+        host=event.host,
+        disk=event.disk,
+        timestamp=event.timestamp,
+        level=event.level,
+        status=status,
+        parts=parts,
+        native=native,
+        client=client,
+        server=server,
+        size=sum(part.size for part in parts),
+        message=message,
+    )
+
+
+def _better(new, old):
+    """Whether *new* is to stand for a dump that is on tape twice: whole, then written last."""
+    if old is None or new.status != old.status:
+        return old is None or new.status == "OK"
+    return new.parts[0].written >= old.parts[0].written
+
+
+def _made(events, timestamp):
+    """Yield host, disk, timestamp and level of each dump that moved the client's records on.
+
+    The client takes a dump as the base of the next level when its own work is done, and doesn't
+    hear of what fails on the server afterwards.
+    """
+    for event in events:
+        if event.program != "dumper" or event.kind not in ("SUCCESS", "STRANGE", "FAIL"):
+            continue
+        if event.kind == "FAIL" and not _client_finished(event.more):
+            continue
+        yield event.host, event.disk, event.timestamp or timestamp, event.level
+
+
+def _client_finished(lines):
+    sizes = [line for line in lines if line.startswith("sendbackup: size ")]
+    return "sendbackup: end" in lines and sizes and not sizes[-1].endswith("-1")
+
+
+def _based(dumps, made):
+    """Return *dumps*, each with the base it was made on, as far as the logs tell."""
+    history = {}
+    for host, disk, timestamp, level in made:
+        history.setdefault((host, disk, level), []).append(timestamp)
+    for timestamps in history.values():
+        timestamps.sort()
+    based = []
+    for dump in dumps:
+        before = []
+        for level in range(dump.level):
+            timestamps = history.get((dump.host, dump.disk, level), [])
+            position = bisect.bisect_left(timestamps, dump.timestamp)
+            before.extend(timestamps[position - 1 : position] if position else [])
+        based.append(dataclasses.replace(dump, base=max(before, default=None)))
+    return based
 
 
 def read(places):
@@ -145,9 +246,41 @@ def read(places):
     places
         The :class:`amanda_layout.ConfigPlaces` of the config, or of its copy from a mirror.
 
-    Raises :class:`amanda_errors.ParseError` on a damaged log or tapelist, naming the file.
+    A dump that is on tape twice (flushed again after a failure) stands there once. Raises
+    :class:`amanda_errors.ParseError` on a damaged log or tapelist, quoting the line, and
+    :class:`amanda_errors.AmandaError` if the log of a tape that was written is gone.
     """
-    raise NotImplementedError
+    labels = {tape.label: tape.written for tape in read_tapelist(places.tapelist)}
+    logs = _all_logs(places)
+    for label, written in labels.items():
+        if written != "0" and written not in logs:
+            raise AmandaError(
+                f"tape {label} was written at {written}, but {places.logs} has no log.{written}.*: "
+                "bring it back from the mirror, or remove the label with amrmtape"
+            )
+    dumps, made = {}, set()
+    for timestamp in sorted(logs):
+        for path in logs[timestamp]:
+            events = list(amanda_log.events(path, programs=("dumper", "taper")))
+            made.update(_made(events, timestamp))
+            for dump in _copies(events, places.name, labels):
+                key = (dump.timestamp, dump.host, dump.disk, dump.level)
+                if _better(dump, dumps.get(key)):
+                    dumps[key] = dump
+    made.update((dump.host, dump.disk, dump.timestamp, dump.level) for dump in dumps.values())
+    return _based([dumps[key] for key in sorted(dumps)], made)
+
+
+def _select(dumps, host, disk, at=None, status=None):
+    """Return the dumps of a DLE made at or before *at*, the oldest first."""
+    chosen = [
+        dump
+        for dump in dumps
+        if (dump.host, dump.disk) == (host, disk)
+        and (at is None or dump.timestamp <= at)
+        and status in (None, dump.status)
+    ]
+    return sorted(chosen, key=lambda dump: (dump.timestamp, -dump.level))
 
 
 def newest(dumps, host, disk, at=None, level=None, status="OK"):
@@ -162,21 +295,85 @@ def newest(dumps, host, disk, at=None, level=None, status="OK"):
     status
         Only dumps with this status; None takes partial ones too.
     """
-    raise NotImplementedError
+    chosen = [
+        dump for dump in _select(dumps, host, disk, at, status) if level in (None, dump.level)
+    ]
+    return chosen[-1] if chosen else None
+
+
+def _links(candidates):
+    """Return the chain that ends in the last of *candidates*, and the dump whose base is missing.
+
+    The second is None if the chain is whole.
+    """
+    links = [candidates[-1]]
+    while links[0].level:
+        dump = links[0]
+        below = [
+            other
+            for other in candidates
+            if other.level < dump.level
+            and other.timestamp < dump.timestamp
+            and dump.base in (None, other.timestamp)
+        ]
+        if not below:
+            return links, dump
+        links.insert(0, below[-1])
+    return links, None
 
 
 def chain(dumps, host, disk, at=None):
     """Return the dumps that give a DLE's state at *at*: the full first, then its increments.
 
     Partial dumps never count. Raises :class:`amanda_errors.AmandaError` if the DLE has no dump,
-    none so early (naming the first there is), or if the base of the increments is gone.
+    none so early (naming the first there is), or if a dump that an increment builds on is gone:
+    without it the increments would give a tree that never was.
     """
-    raise NotImplementedError
+    candidates = _select(dumps, host, disk, at, "OK")
+    if not candidates:
+        ever = _select(dumps, host, disk, None, "OK")
+        if not ever:
+            raise AmandaError(f"no whole dump of {host} {disk} is on tape")
+        raise AmandaError(
+            f"no dump of {host} {disk} is as old as {_readable(at)}: "
+            f"the first on tape is of {_readable(ever[0].timestamp)}"
+        )
+    links, broken = _links(candidates)
+    if broken is None:
+        return links
+    base = f" of {_readable(broken.base)}" if broken.base else ""
+    raise AmandaError(
+        f"the level {broken.level} dump of {host} {disk} of {_readable(broken.timestamp)} builds "
+        f"on one{base} that is on no tape; {_last_whole(candidates)}"
+    )
+
+
+def _last_whole(candidates):
+    """Say what the last moment is that can be had back from tape."""
+    for end in range(len(candidates) - 1, 0, -1):
+        if _links(candidates[:end])[1] is None:
+            moment = _readable(candidates[end - 1].timestamp)
+            return f"the last state before that can be had is of {moment}"
+    return "no state before that can be had"
+
+
+def _readable(timestamp):
+    """Return a timestamp of 14 digits as ISO 8601."""
+    match = re.fullmatch(r"(....)(..)(..)(..)(..)(..)", timestamp)
+    return "{}-{}-{}T{}:{}:{}".format(*match.groups()) if match else timestamp
 
 
 def runs(places):
     """Return the timestamps (14 digits) of all runs that left a log, the oldest first."""
-    raise NotImplementedError
+    return sorted(_logs(places.logs))
+
+
+def _run_events(places, timestamp):
+    """Return the events of the logs of one run."""
+    paths = _all_logs(places).get(timestamp)
+    if not paths:
+        raise AmandaError(f"{places.logs} has no log of a run at {_readable(timestamp)}")
+    return [event for path in paths for event in amanda_log.events(path)]
 
 
 def run_results(places, timestamp):
@@ -185,4 +382,12 @@ def run_results(places, timestamp):
     A run flushes as well as dumps: a DLE may appear twice, with two dump timestamps.
     Raises :class:`amanda_errors.AmandaError` if the run left no log.
     """
-    raise NotImplementedError
+    return amanda_outcomes.of_run(_run_events(places, timestamp), timestamp)
+
+
+def run_messages(places, timestamp):
+    """Return what a run said about itself that no DLE stands for: its errors, a list of strings.
+
+    A missing tape, or a program of Amanda's that died, is found here.
+    """
+    return amanda_outcomes.messages_of_run(_run_events(places, timestamp))

@@ -1,0 +1,189 @@
+"""What one run of Amanda did for each DLE, from the events of its log."""
+
+import dataclasses
+
+_WORDS_OF_REASON = 10
+"""How many of a dump program's own lines a reason quotes."""
+
+_LESS_TELLING = ("Got empty header",)
+"""What the server says of a dump that never came, whatever the client's reason was."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one run did for one DLE.
+
+    host, disk
+        The DLE.
+    timestamp
+        When its dump was made; another than the run's if the run flushed an older dump, "" if it
+        was to be flushed and the run never came to it.
+    level
+        The level dumped; None if it never came to a dump.
+    success
+        True if a whole dump of it went to tape.
+    strange
+        True if the dump program had something to say about it (see *messages*).
+    reason
+        Why there is no success, in Amanda's words; "" on success.
+    messages
+        The dump program's own words, and what failed before a try that succeeded; a tuple.
+    size
+        Bytes on tape; 0 if nothing is.
+    labels
+        The tapes it went to, a tuple.
+    """
+
+    host: str
+    disk: str
+    timestamp: str
+    level: int | None
+    success: bool
+    strange: bool
+    reason: str
+    messages: tuple
+    size: int
+    labels: tuple
+
+
+def contradiction(event, parts):
+    """Return what is wrong with the *parts* of a dump that the taper's *event* calls done, or "".
+
+    parts
+        Objects with a ``number`` and a ``size``, in the log's order.
+    """
+    numbers = [part.number for part in parts]
+    if numbers != list(range(1, event.number + 1)):
+        there = ", ".join(str(number) for number in numbers) or "none"
+        return f"of {event.number} parts the log names {there}"
+    size = sum(part.size for part in parts)
+    if size != event.size:
+        return f"its parts have {size} bytes together, not {event.size}"
+    return ""
+
+
+class _Fate:
+    """What is known of one dump while its run's log is read."""
+
+    def __init__(self):
+        self.level = None
+        self.dumped = False
+        self.done = False
+        self.strange = False
+        self.failures = []  # (who, what)
+        self.messages = []
+        self.parts = []
+        self.size = 0
+        self.labels = ()
+
+    def take(self, event):
+        """Take in one more event about this dump."""
+        if event.level is not None and event.level >= 0:
+            self.level = event.level
+        if event.program == "taper":
+            self._take_tape(event)
+        elif event.kind in ("FAIL", "PARTIAL") or (event.program, event.kind) == (
+            "planner",
+            "SUCCESS",
+        ):
+            self._fail(event)
+        elif event.kind == "RETRY":
+            self._fail(event)
+        elif event.program == "dumper":
+            self.dumped = True
+            self.strange = event.kind == "STRANGE"
+            self.messages.extend(_own_words(event) if self.strange else [])
+
+    def _take_tape(self, event):
+        if event.kind == "PART":
+            self.parts.append(event)
+        elif event.kind in ("DONE", "PARTIAL", "FAIL"):
+            wrong = contradiction(event, self.parts) if event.kind == "DONE" else ""
+            self.done = event.kind == "DONE" and not wrong
+            self.size = sum(part.size for part in self.parts)
+            self.labels = tuple(dict.fromkeys(part.label for part in self.parts))
+            self.parts = []
+            if wrong:
+                self.failures.append(("taper", wrong))
+            elif not self.done:
+                self._fail(event)
+
+    def _fail(self, event):
+        words = [event.message, *_own_words(event)]
+        self.failures.extend((event.program, text) for text in words if text)
+
+    def reason(self, errors):
+        """Return why this dump isn't on tape; *errors* are those of the run itself."""
+        told = [text for _, text in sorted(self.failures, key=lambda failure: _rank(*failure))]
+        told = [text for text in dict.fromkeys(told) if text not in _LESS_TELLING] or told
+        if told:
+            return "; ".join(dict.fromkeys(told))
+        if self.dumped:
+            return "; ".join(["dumped, but not written to tape", *errors])
+        return "; ".join(["the run ended without a result for it", *errors])
+
+
+def _rank(program, _text):
+    """Return a sort key that puts first who knows best why a dump failed."""
+    return {"planner": 0, "dumper": 0, "driver": 1, "taper": 2}.get(program, 3)
+
+
+def _own_words(event):
+    """Return what the dump program found strange or wrong: its lines with a question mark."""
+    words = [line[1:].strip() for line in event.more if line.startswith("?")]
+    return words[:_WORDS_OF_REASON]
+
+
+def _outcome(key, fate, errors):
+    """Return the :class:`Outcome` that *fate* has come to."""
+    messages = list(fate.messages)
+    if fate.done:
+        messages += [text for _, text in fate.failures]
+    return Outcome(
+        *key,
+        level=fate.level,
+        success=fate.done,
+        strange=fate.strange,
+        reason="" if fate.done else fate.reason(errors),
+        messages=tuple(dict.fromkeys(messages)),
+        size=fate.size,
+        labels=fate.labels,
+    )
+
+
+def messages_of_run(events):
+    """Return the errors of a run that are no single dump's, a list of ``program: words``."""
+    found = [
+        f"{event.program}: {event.message}"
+        for event in events
+        if event.kind in ("FATAL", "ERROR") and event.message
+    ]
+    return list(dict.fromkeys(found))
+
+
+def of_run(events, timestamp):
+    """Return the :class:`Outcome` of each DLE, in the order in which the log first names it.
+
+    events
+        The :class:`amanda_log.Event` of a run, a list.
+    timestamp
+        When the run began, 14 digits.
+    """
+    fates, to_flush = {}, {}
+    for event in events:
+        if not event.host:
+            continue
+        if event.kind == "DISK" and event.program != "planner":
+            to_flush[event.host, event.disk] = True
+            continue
+        # a strange dump's line and the planner's list don't say when: it is this run's
+        key = (event.host, event.disk, event.timestamp or timestamp)
+        fate = fates.setdefault(key, _Fate())
+        if event.kind != "DISK":
+            fate.take(event)
+    reached = {key[:2] for key in fates}
+    for host, disk in to_flush:
+        if (host, disk) not in reached:
+            fates[host, disk, ""] = _Fate()
+    errors = messages_of_run(events)
+    return [_outcome(key, fate, errors) for key, fate in fates.items()]
