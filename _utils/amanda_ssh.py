@@ -19,6 +19,7 @@ from pathlib import Path
 
 import amanda_files
 from amanda_command import run
+from amanda_dle import shown
 from amanda_errors import AmandaError, ParseError
 from amanda_settings import NAME
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -39,6 +40,7 @@ MARKER = "amanda-server:"
 """Begins the comment of our lines in ``authorized_keys``; the server's minion id follows."""
 
 ADDRESSES_LIMIT = 64
+_WIDEST = {4: 8, 6: 16}  # bits of a network's prefix
 _LONGEST_KEY = 8192
 # A line's first word is a key type or, if not, the line begins with options.
 _TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.+-]+")
@@ -125,12 +127,12 @@ def parse_public_key(text):
     words = text.strip(" \t\n").split(" ", 2)
     if len(words) < 2 or words[0] not in KEY_TYPES or not text.strip("\n").isprintable():
         raise AmandaError(
-            f"{text[:40]!a} is no SSH public key of a known type ({', '.join(KEY_TYPES)})"
+            f"{shown(text)} is no SSH public key of a known type ({', '.join(KEY_TYPES)})"
         )
     try:
         key = serialization.load_ssh_public_key(" ".join(words[:2]).encode("ascii"))
     except (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm) as error:
-        raise AmandaError(f"damaged SSH public key {text[:40]!a}…: {error}") from error
+        raise AmandaError(f"damaged SSH public key {shown(text)}: {error}") from error
     if isinstance(key, rsa.RSAPublicKey) and key.key_size not in RSA_BITS:
         raise AmandaError(
             f"an RSA key of {key.key_size} bits is refused: make one of {RSA_BITS[0]} or more"
@@ -188,28 +190,28 @@ def parse_server_key(published):
         )
     return {
         "key": parse_public_key(published.get("key")),
-        "addresses": [str(ipaddress.ip_address(_network(item, host=True))) for item in addresses],
+        "addresses": [_network(item) for item in addresses],
     }
 
 
-def _network(value, host=False):
+def _network(value):
     """Return *value*, an address or network, as ``from=`` in sshd(8) takes it."""
     try:
         # A number would be an address, too; % begins a scope, which sshd does not know.
         if not isinstance(value, str) or "%" in value:
             raise ValueError("no text")
         network = ipaddress.ip_network(value)
-        if network.prefixlen == 0 or (host and network.num_addresses != 1):
+        if network.prefixlen < _WIDEST[network.version]:
             raise ValueError("too wide")
     except ValueError as error:
         raise AmandaError(
-            f"{str(value)[:60]!a} is no IP address{'' if host else ' or network'} that could "
-            "narrow who may use the server's key: write it as 192.0.2.7"
+            f"{shown(value)} is no IP address or network that could narrow who may use the "
+            "server's key: write it as 192.0.2.7 or 192.0.2.0/24"
         ) from error
     return str(network.network_address if network.num_addresses == 1 else network)
 
 
-def authorized_key(key, addresses, amandad, server):
+def authorized_key(key, addresses, amandad, server, itself=False):
     """Return the line of ``authorized_keys`` that lets the server run amandad and nothing else.
 
     key
@@ -220,7 +222,11 @@ def authorized_key(key, addresses, amandad, server):
         Path of the program.
     server
         The server's minion id.
+    itself
+        Whether the line is for the server's own ``authorized_keys``: it may reach itself by
+        loopback, too.
     """
+    addresses = [*addresses, "127.0.0.1", "::1"] if itself else addresses
     if not NAME.fullmatch(server):
         raise AmandaError(f"{server!a} is no minion id")
     if not re.fullmatch(r"/[A-Za-z0-9/._+-]+", str(amandad)):

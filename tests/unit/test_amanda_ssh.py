@@ -152,11 +152,11 @@ def test_a_machine_without_host_keys_is_told_how_to_make_them(tmp_path):
 
 def test_the_servers_publication_is_read_back_as_it_was_meant(keys):
     published = amanda_ssh.published_server_key(
-        keys["ed25519"], ["192.0.2.7", "2001:db8::7"], "2026-01-01T00:00:00+00:00"
+        keys["ed25519"], ["192.0.2.7/32", "2001:db8::/64"], "2026-01-01T00:00:00+00:00"
     )
     assert amanda_ssh.parse_server_key(published) == {
         "key": keys["ed25519"],
-        "addresses": ["192.0.2.7", "2001:db8::7"],
+        "addresses": ["192.0.2.7", "2001:db8::/64"],
     }
 
 
@@ -167,7 +167,10 @@ def test_the_servers_publication_is_read_back_as_it_was_meant(keys):
         {"key": "ssh-ed25519 AAAA"},
         {"addresses": []},
         {"addresses": "192.0.2.7"},
-        {"addresses": ["192.0.2.0/24"]},
+        {"addresses": ["192.0.2.1/24"]},
+        {"addresses": ["0.0.0.0/0"]},
+        {"addresses": ["192.0.0.0/7"]},
+        {"addresses": ["2000::/3"]},
         {"addresses": ['192.0.2.7",command="sh']},
         {"addresses": ["*"]},
         {"addresses": ["fe80::1%eth0"]},
@@ -191,6 +194,11 @@ def test_the_line_restricts_program_and_source(keys):
         'restrict,from="192.0.2.7,2001:db8::/32",command="/usr/lib/amanda/amandad -auth=ssh" '
         f"{keys['ed25519']} amanda-server:server"
     )
+
+
+def test_the_server_may_reach_itself_by_loopback(keys):
+    line = amanda_ssh.authorized_key(keys["rsa"], ["192.0.2.7"], AMANDAD, "server", itself=True)
+    assert line.startswith('restrict,from="192.0.2.7,127.0.0.1,::1",')
 
 
 @pytest.mark.parametrize(
