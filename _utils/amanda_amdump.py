@@ -9,8 +9,6 @@ import os
 import re
 import stat
 
-from amanda_errors import ParseError
-
 STATUSES = (  # amdump(8), EXIT CODE: a bit mask
     (1, "Amanda met an error"),
     (2, "a client reported something strange"),
@@ -19,8 +17,13 @@ STATUSES = (  # amdump(8), EXIT CODE: a bit mask
     (16, "not everything could be written to tape"),
 )
 STRANGE = 2
+FAILED = 4
+
+TOO_LARGE = r"larger than available tape space"
+"""What the planner says of a DLE that one run's tapes can't hold."""
 
 _WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
+_ERRORS = 100
 _BOUND = 1 << 20  # bytes of log read at a time
 
 
@@ -43,6 +46,8 @@ class LogTail:
     logs
         The directory of ``log.<timestamp>.<n>``.
 
+    ``errors`` has what the log says of the run as a whole: pairs of program and text.
+
     Only for showing progress: it reads what is new at each :meth:`update`, takes lines that it
     doesn't know as no news, and never says that a dump is safe.
     """
@@ -53,6 +58,7 @@ class LogTail:
         self.path = None
         self._offset = 0
         self._rest = b""
+        self.errors = []
         self._states = collections.OrderedDict()
 
     def update(self):
@@ -66,6 +72,14 @@ class LogTail:
         self._rest = lines.pop()[-_BOUND:]
         for line in lines:
             self._line(line.decode(errors="replace"))
+        return self.counts()
+
+    def finish(self):
+        """Read to the end, once amdump has gone; return as :meth:`update` does."""
+        before = -1
+        while before != self._offset:
+            before = self._offset
+            self.update()
         return self.counts()
 
     def counts(self):
@@ -95,6 +109,8 @@ class LogTail:
     def _line(self, line):
         word = _WORD.findall(line)
         match word[:2]:
+            case ["ERROR" | "FATAL", program] if len(self.errors) < _ERRORS:
+                self.errors.append((program, line.split(maxsplit=2)[-1]))
             case ["DISK", "planner"] if len(word) >= 4:
                 self._states.setdefault((word[2], word[3]), "waiting")
             case ["SUCCESS" | "STRANGE", "chunker" | "dumper"] if len(word) >= 4:
@@ -133,7 +149,7 @@ _REASONS = (
         "parts of {disk} may not be read on {host}: see the detail",
     ),
     (
-        r"dump larger than available tape space",
+        TOO_LARGE,
         "the dump of {disk} on {host} is larger than the tapes one run may write: raise "
         "runtapes or the tapetype's length, or split the directory",
     ),
@@ -155,12 +171,8 @@ _REASONS = (
         "{host} stopped sending {disk} in the middle of the dump (dtimeout)",
     ),
     (
-        r"[Ee]stimate timeout|timeout waiting for|no estimate",
+        r"[Ee]stimate timeout|no estimate",
         "{host} took too long to estimate the size of {disk} (etimeout)",
-    ),
-    (
-        r"EOF on read from|mesg read: Connection reset|write error to|Broken pipe",
-        "the connection to {host} broke off; it answers now",
     ),
     (
         r"not enough holding disk|no disk space|No space left",
@@ -183,6 +195,14 @@ def reason(host, disk, texts):
     return None
 
 
+def broken(text):
+    """Return the part of *text* that tells of a broken connection, or None."""
+    match = re.search(
+        r"EOF on read from|Connection reset|write error to|Broken pipe|timeout waiting for", text
+    )
+    return match and match[0].removesuffix(" from")
+
+
 def problems(text):
     """Return the ERROR lines of amcheck's report *text*, without the word."""
     found = []
@@ -191,31 +211,3 @@ def problems(text):
         if match:
             found.append(": ".join(part for part in (match["host"], match["what"]) if part))
     return found
-
-
-def holding(text):
-    """Return what ``amadmin CONF holding list -l`` says is on the holding disk.
-
-    A list of dicts: ``host``, ``disk``, ``timestamp``, ``level``, ``size`` in bytes (rounded up
-    to 1024). Raises :class:`~amanda_errors.ParseError` on a line of another form.
-    """
-    images = []
-    for line in text.splitlines():
-        if not line.strip() or line.startswith("size (kB)"):
-            continue
-        word = _WORD.findall(line)
-        if len(word) == 6 and word[2] == "*":  # outdated: a newer dump of the DLE is there
-            del word[2]
-        if len(word) != 5 or not all(re.fullmatch("[0-9]+", word[n]) for n in (0, 1, 4)):
-            raise ParseError("amadmin's list of the holding disk", line)
-        size, level, host, disk, stamp = word
-        images.append(
-            {
-                "host": host,
-                "disk": disk,
-                "timestamp": stamp,
-                "level": int(level),
-                "size": int(size) * 1024,
-            }
-        )
-    return images

@@ -113,7 +113,7 @@ class Report:
         """Say how far the step is, at most once per :data:`INTERVAL`."""
         if progress == self.content["progress"]:
             return
-        self.content["progress"] = progress
+        self.content["progress"] = bounded(progress)
         if time.monotonic() - self._written >= INTERVAL:
             self._write()
 
@@ -135,7 +135,7 @@ class Report:
             success=success,
         )
         if message:
-            self.content["message"] = message[:TEXT]
+            self.content["message"] = bounded(message)
         self._write()
         return self.content
 
@@ -145,17 +145,17 @@ class Report:
 
 
 def _json(content):
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(
-        "utf-8", errors="backslashreplace"
-    )
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def bounded(value):
-    """Return *value* with long texts cut and long lists shortened, what failed kept first.
+    """Return *value* as a result holds it: texts and lists cut, what failed kept first.
 
     A dict with a shortened list ``x`` says in ``x_omitted`` how many are missing.
     """
     if isinstance(value, str):
+        # Bytes that were no text came as lone surrogates, which neither JSON nor Salt can carry.
+        value = value.encode(errors="backslashreplace").decode()
         return value if len(value) <= TEXT else value[: TEXT - 1] + "…"
     if isinstance(value, dict):
         shown = {key: bounded(item) for key, item in value.items()}

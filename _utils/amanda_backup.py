@@ -1,0 +1,239 @@
+"""One dump of a config: amdump, then what the catalogue confirms of it, DLE by DLE.
+
+amdump's exit status and log say what it tried. That a dump is safe is said only if the catalogue
+has all of its parts on tape.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+import threading
+
+import amanda_amdump
+import amanda_catalogue
+import amanda_command
+import amanda_holding
+import amanda_reach
+from amanda_errors import AmandaError
+
+_POLL = 0.5
+_BOUND = 65536  # bytes of amdump's stderr that are kept; ssh's complaints are in it
+_UNREACHED = "Amanda did not come to it"
+
+
+def clean_up(places, user):
+    """Finish what an interrupted run left half done, so that the next can start.
+
+    amcleanup(8) writes the lost run's report, and lets what is whole on the holding disk be
+    flushed. Raises :class:`AmandaError` if amdump is running, which only an administrator can
+    have started by hand, beside Salt.
+    """
+    answer = amanda_command.run(["amcleanup", places.name], user=user)
+    said = (answer.stdout + answer.stderr).decode(errors="replace")
+    if "is running at PID" in said:  # with status 0
+        raise AmandaError(
+            f"Amanda is already dumping {places.name}, started by hand: wait until it is done, or "
+            f"stop it with 'amcleanup -k {places.name}' as {user}"
+        )
+
+
+def dump(places, user, expected, progress):
+    """Run amdump once and return the step's result, a dict.
+
+    places
+        :class:`amanda_layout.ConfigPlaces` of the config.
+    user
+        The dump user.
+    expected
+        The DLEs of the disklist that are to be dumped: pairs of host and disk.
+    progress
+        Called with counts of DLEs while it goes on; see :class:`amanda_amdump.LogTail`.
+
+    ``dles`` has an entry for each DLE: ``host``, ``disk``, ``level``, ``success``, ``reason`` (in
+    words, "" on success), ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
+    (before compression, None if unknown), ``labels``, ``strange``. ``flushed`` has the same for
+    what older runs had left on the holding disk, ``holding`` what waits there now.
+    """
+    aside = amanda_holding.set_aside(places, user)
+    tail = amanda_amdump.LogTail(places.logs)
+    status, said = _amdump(places.name, user, tail, progress)
+    logs = sorted(amanda_amdump.names(places.logs) - tail.before)
+    if logs:
+        timestamp = amanda_amdump.timestamp(logs[-1])
+        entries, flushed = _confirm(places, timestamp, expected)
+    else:  # it did not even begin
+        timestamp, flushed = None, []
+        entries = [_entry(host, disk, None, said) for host, disk in expected]
+    waiting = amanda_holding.images(places, user)
+    _explain(entries, waiting, tail.errors, user)
+    _forget_sizes(places, entries, user)
+    aside += amanda_holding.set_aside(places, user)
+    return {
+        **_summary(status, entries, flushed, waiting, aside),
+        "timestamp": timestamp,
+        "status": status,
+        "dles": entries,
+        "flushed": flushed,
+        "holding": waiting,
+        "set_aside": aside,
+        "detail": said[-2000:],
+    }
+
+
+def _amdump(config, user, tail, progress):
+    """Run amdump; return its exit status and the end of its stderr."""
+    reader = _Ending()
+    streams = {"stdout": subprocess.DEVNULL, "stderr": reader.writer}
+    process = amanda_command.popen(["amdump", config], user, start_new_session=True, **streams)
+    reader.start()
+    try:
+        while (status := process.poll()) is None:
+            progress(tail.update())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL)
+    except BaseException:
+        # Stopped: nothing of Amanda may go on writing tapes without us.
+        process.terminate()
+        amanda_command.run(["amcleanup", "-k", config], user=user, ok=None)
+        process.wait()
+        raise
+    progress(tail.finish())
+    return status, reader.text()
+
+
+class _Ending(threading.Thread):
+    """Reads a pipe and keeps its end, since a client can make ssh say more than fits anywhere.
+
+    An ssh that hangs holds the pipe open long after amdump has gone: nobody waits for that. The
+    thread then stays until the process ends, and the unit's control group ends that ssh.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self._reader, self.writer = os.pipe()
+        self._said = bytearray()
+
+    def start(self):
+        os.close(self.writer)
+        super().start()
+
+    def run(self):
+        while data := os.read(self._reader, 4096):
+            self._said += data
+            del self._said[:-_BOUND]
+        os.close(self._reader)
+
+    def text(self):
+        """Return what was said, once the pipe is closed or a second has gone by."""
+        self.join(timeout=1)
+        return bytes(self._said).decode(errors="replace").strip()
+
+
+def _confirm(places, timestamp, expected):
+    """Return the entries of what this run dumped, and of what it flushed."""
+    on_tape = {
+        (dump.host, dump.disk, dump.timestamp): dump for dump in amanda_catalogue.read(places)
+    }
+    entries, flushed = {}, []
+    for outcome in amanda_catalogue.run_results(places, timestamp):
+        dump = on_tape.get((outcome.host, outcome.disk, outcome.timestamp))
+        entry = _entry(outcome.host, outcome.disk, outcome, outcome.reason)
+        if outcome.success and (dump is None or dump.status != "OK"):
+            entry.update(success=False, reason="", detail="the catalogue doesn't have it on tape")
+        elif outcome.success:
+            entry["original_bytes"] = dump.native.size if dump.native else None
+        if outcome.timestamp == timestamp:
+            entries[outcome.host, outcome.disk] = entry
+        else:
+            flushed.append({**entry, "timestamp": outcome.timestamp})
+    for host, disk in expected:
+        if (host, disk) not in entries:
+            entries[host, disk] = _entry(host, disk, None, _UNREACHED)
+    return list(entries.values()), flushed
+
+
+def _entry(host, disk, outcome, detail):
+    return {
+        "host": host,
+        "disk": disk,
+        "level": outcome.level if outcome else None,
+        "success": bool(outcome and outcome.success),
+        "reason": "",
+        "detail": "; ".join([detail, *(outcome.messages if outcome else ())]).strip("; "),
+        "bytes": outcome.size if outcome else 0,
+        "original_bytes": None,
+        "labels": list(outcome.labels) if outcome else [],
+        "strange": bool(outcome and outcome.strange),
+    }
+
+
+def _explain(entries, waiting, errors, user):
+    """Say in words why each of *entries* failed; hosts that may be the cause are asked.
+
+    waiting
+        What is on the holding disk.
+    errors
+        What Amanda said of the run as a whole: pairs of program and text.
+    """
+    held = {(image["host"], image["disk"], image["timestamp"]) for image in waiting}
+    tape = [text for program, text in errors if program in ("taper", "driver")]
+    failed = [entry for entry in entries if not entry["success"]]
+    suspects = []
+    for entry in failed:
+        texts = [entry["detail"]]
+        if entry["level"] is not None or entry["detail"] == _UNREACHED:
+            texts += tape
+        entry["reason"] = amanda_amdump.reason(entry["host"], entry["disk"], texts)
+        if entry["reason"] is None:
+            suspects.append(entry)
+    reached = amanda_reach.probe([entry["host"] for entry in suspects], user)
+    for entry in suspects:
+        entry["reason"] = _suspected(entry, reached[entry["host"]])
+    for entry in failed:
+        if any((entry["host"], entry["disk"]) == image[:2] for image in held):
+            entry["reason"] += "; the dump waits on the holding disk for the next run"
+
+
+def _suspected(entry, reach):
+    """Return the reason of a failure that Amanda itself could not name."""
+    if reach.problem:
+        return reach.message
+    broken = amanda_amdump.broken(entry["detail"])
+    if broken:
+        return f"the connection to {entry['host']} broke off ({broken}); it answers now"
+    return f"Amanda says: {entry['detail'] or 'nothing'}"
+
+
+def _forget_sizes(places, entries, user):
+    """Have Amanda ask the client again how large a DLE is that it found too large for the tapes.
+
+    The planner estimates from its history, which only a dump updates: a DLE once too large would
+    be refused for ever, however small it has become since. Without history the client measures.
+    """
+    for entry in entries:
+        if re.search(amanda_amdump.TOO_LARGE, entry["detail"]):
+            amanda_holding.forget(places, user, entry["host"], entry["disk"])
+
+
+def _summary(status, entries, flushed, waiting, aside):
+    """Return ``success`` and ``message`` of the step."""
+    failed = [entry for entry in entries if not entry["success"]]
+    labels = sorted({label for entry in (*entries, *flushed) for label in entry["labels"]})
+    done = len(entries) - len(failed)
+    message = f"{done} of {len(entries)} directories are on tape"
+    message += f" {', '.join(labels)}" if labels else ""
+    parts = [message]
+    if failed:
+        first = failed[0]
+        rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        parts.append(f"{first['host']} {first['disk']}: {first['reason']}{rest}")
+    if waiting:
+        parts.append(f"{len(waiting)} dumps wait on the holding disk for the next run")
+    parts += [f"{image['host']} {image['disk']}: {image['message']}" for image in aside]
+    # A failed dump that was tried again and succeeded leaves its bit; the catalogue knows better.
+    serious = status & ~(amanda_amdump.STRANGE | amanda_amdump.FAILED) if status >= 0 else status
+    if serious and not failed:
+        parts.append("; ".join(amanda_amdump.words(status)))
+    success = bool(entries) and not (failed or waiting or aside or serious)
+    return {"success": success, "message": ". ".join(parts)}

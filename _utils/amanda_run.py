@@ -1,0 +1,330 @@
+"""A run: its steps in order, each with a result of its own, whatever became of the others.
+
+Works as root, without Salt, and drops to the dump user for each of Amanda's commands. What it is
+to do stands in the specification that :mod:`amanda_unit` wrote.
+"""
+
+import contextlib
+import fcntl
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import amanda_amdump
+import amanda_backup
+import amanda_catalogue
+import amanda_command
+import amanda_conf
+import amanda_disklist
+import amanda_encryption
+import amanda_files
+import amanda_fleet
+import amanda_layout
+import amanda_mirror
+import amanda_platform
+import amanda_reach
+import amanda_results
+import amanda_settings
+import amanda_tapes
+from amanda_errors import AmandaError, CommandError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """The run was told to stop; not an error, so that no step takes it for its own."""
+
+
+class Run:
+    """What all steps of a run share.
+
+    specification
+        ``id``, ``action``, ``config``, ``requested`` and ``settings``.
+    runs
+        The directory of results.
+    """
+
+    def __init__(self, specification, runs):
+        self.settings = amanda_settings.from_dict(specification["settings"])
+        self.config = self.settings.config(specification["config"])
+        self.places = amanda_layout.places(self.config.name, self.settings.paths)
+        self.platform = amanda_platform.detect()
+        self.user = self.platform.user
+        self.fleet = amanda_fleet.Fleet()
+        self.report = amanda_results.Report(specification, runs)
+        self.timestamp = ""
+
+    def dles(self):
+        """Return the DLEs that this config dumps, pairs of host and disk."""
+        return [
+            (client.id, directory.path)
+            for client in self.fleet.clients
+            for directory in client.directories
+            if directory.config == self.config.name and directory.retired is None
+        ]
+
+    def hosts(self):
+        """Return the hosts of :meth:`dles`, in order."""
+        return list(dict.fromkeys(host for host, _ in self.dles()))
+
+
+def run(specification, state=amanda_layout.STATE):
+    """Do what *specification* says and return the result, as it stands on disk.
+
+    state
+        Our directory of state: the lock, and the results in ``runs``.
+
+    Raises :class:`AmandaError` if another run is going on, or the specification can't be read;
+    what goes wrong later is in the result.
+    """
+    runs = state / amanda_layout.RUNS.name
+    with _alone(state / "run.lock"):
+        for lost in amanda_results.interrupted(runs):
+            amanda_results.settle(lost, runs)
+        work = Run(specification, runs)
+        blocked = None
+        try:
+            for name, step, needed in _steps(specification["action"], work.settings):
+                if blocked and name in NEED_ALL:
+                    work.report.add(_skipped(name, blocked))
+                elif not _perform(work, name, step) and needed:
+                    blocked = name
+            result = work.report.finish()
+        except Stopped as stop:
+            result = work.report.finish("interrupted", str(stop))
+        amanda_results.prune(runs)
+        return result
+
+
+def _steps(action, settings):
+    """Return the steps of *action*; without a mirror in the pillar there is none to bring up."""
+    if action == "mirror" or settings.mirror:
+        return ACTIONS[action]
+    return [step for step in ACTIONS[action] if step[0] != "mirror"]
+
+
+@contextlib.contextmanager
+def _alone(lock):
+    """Hold the lock that also keeps apart runs that weren't started by systemd."""
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AmandaError("another run is going on on this server") from None
+        yield
+
+
+def _perform(work, name, step):
+    """Do one step, write its result, and return whether it succeeded."""
+    began = time.monotonic()
+    work.report.begin(name)
+    try:
+        result = step(work)
+    except (AmandaError, OSError) as error:
+        result = {"success": False, "message": str(error)}
+    except Exception as error:
+        traceback.print_exc()  # to the journal; the result holds what can be told
+        what = f"{type(error).__name__}: {error}"
+        result = {"success": False, "message": f"a fault in the program, please report it: {what}"}
+    seconds = round(time.monotonic() - began, 1)
+    print(f"{name}: {result['message']} ({seconds} s)", file=sys.stderr, flush=True)
+    work.report.add({"step": name, "seconds": seconds, **result})
+    return result["success"]
+
+
+def _skipped(name, blocked):
+    message = f"not started, since the step {blocked} failed"
+    return {"step": name, "seconds": 0.0, "success": False, "skipped": True, "message": message}
+
+
+def collect(work):
+    """Render disklist, ssh config and known_hosts from what was last collected from the mine."""
+    work.fleet = amanda_fleet.load(amanda_layout.FLEET)
+    home = work.platform.home / ".ssh"
+    control = home / "control"
+    identity = work.platform.home / amanda_layout.SSH_KEY_INSTALLED
+    known_hosts = home / "known_hosts"
+    dumptype = amanda_conf.DUMPTYPES[work.settings.encryption.method]
+    texts = {
+        home / "config": amanda_disklist.ssh_config(work.fleet, identity, known_hosts, control),
+        known_hosts: amanda_disklist.known_hosts(work.fleet),
+        work.places.conf / "disklist": amanda_disklist.disklist(
+            work.fleet, work.config.name, dumptype
+        ),
+    }
+    own = {"user": work.user, "group": work.platform.group}
+    files = [amanda_files.Managed(control, mode=0o700, **own)]
+    for path, text in texts.items():
+        mode = {"group": work.platform.group, "mode": 0o640}
+        files.append(amanda_files.Managed(path, text.encode(), **mode))
+    changed = amanda_files.differences(files)
+    if str(files[-1].path) in changed:
+        parse_disklist(work.places, texts[files[-1].path], work.user)
+    amanda_files.apply(files)
+    dles, hosts = work.dles(), work.hosts()
+    missing = _missing(work)
+    message = f"{len(dles)} directories of {len(hosts)} clients"
+    if missing:
+        message += f"; gone from the mine, but kept until amanda.retire: {', '.join(missing)}"
+    if not dles:
+        message = (
+            f"there is nothing to back up in {work.config.name}: no client has published a "
+            "directory. Apply the state backup on the clients"
+        )
+    return {
+        "success": bool(dles),
+        "message": message,
+        "clients": len(hosts),
+        "directories": len(dles),
+        "missing": missing,
+        "changed": sorted(changed),
+    }
+
+
+def _missing(work):
+    kept = set(work.dles())
+    return [
+        f"{client.id} {directory.path}"
+        for client in work.fleet.clients
+        for directory in client.directories
+        if (client.id, directory.path) in kept and (client.missing or directory.missing)
+    ]
+
+
+def parse_disklist(places, text, user):
+    """Have Amanda read a disklist, as the dump user, beside the amanda.conf that is in use.
+
+    Raises :class:`AmandaError` quoting Amanda's complaint; the disklist in use stays.
+    """
+    with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
+        Path(directory).chmod(0o755)
+        for name, content in (
+            ("amanda.conf", (places.conf / "amanda.conf").read_bytes()),
+            ("disklist", text.encode()),
+        ):
+            path = Path(directory, name)
+            path.write_bytes(content)
+            path.chmod(0o644)
+        try:
+            # The config "." is the one in the working directory; amanda(8).
+            amanda_command.run(["amadmin", ".", "hosts"], user=user, cwd=directory)
+        except CommandError as error:
+            complaint = error.stderr.replace(f"{directory}/", "")
+            raise AmandaError(
+                f"Amanda can't read the new disklist, the old one stays: {complaint}"
+            ) from error
+
+
+def clean_up(work):
+    """Finish what an interrupted run left."""
+    amanda_backup.clean_up(work.places, work.user)
+    return {"success": True, "message": "nothing stands in the way of a dump"}
+
+
+def canary(work):
+    """Try the encryption on random bytes, so that no dump is made that can't be opened."""
+    amanda_encryption.canary(work.settings.encryption.method, work.user)
+    return {"success": True, "message": "what the dumps are sealed with opens them again"}
+
+
+def dump(work):
+    """Dump, and confirm by the catalogue what is on tape."""
+    result = amanda_backup.dump(work.places, work.user, work.dles(), work.report.progress)
+    work.timestamp = result["timestamp"] or ""
+    return result
+
+
+def mirror(work):
+    """Copy tapes and catalogue to the mirror."""
+    if work.settings.mirror is None:
+        raise AmandaError("there is no mirror: set mirror in pillar backup")
+    answer = amanda_mirror.mirror(
+        work.places,
+        work.settings.mirror,
+        work.settings.encryption.method,
+        run=work.timestamp,
+        fulls=amanda_mirror.last_fulls(amanda_catalogue.read(work.places)),
+        progress=work.report.progress,
+        platform=work.platform,
+    )
+    answer.pop("seconds")
+    message = f"{answer['copied_bytes']} bytes copied to {work.settings.mirror.directory}"
+    message = ". ".join([message, *answer["warnings"]])
+    return {"success": True, "message": message, **answer}
+
+
+def check(work):
+    """Ask Amanda about the server, and each client over SSH, at a time."""
+    server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
+    problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
+    if server.returncode and not problems:
+        problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
+    reached = amanda_reach.probe(work.hosts(), work.user)
+    clients = {
+        host: {"host": host, "success": not reach.problem, "message": reach.message}
+        for host, reach in reached.items()
+    }
+    for host, problem in _client_problems(work, reached):
+        clients[host].update(success=False)
+        clients[host]["message"] = "; ".join(filter(None, [clients[host]["message"], problem]))
+    failed = [client for client in clients.values() if not client["success"]]
+    message = f"{len(clients) - len(failed)} of {len(clients)} clients can be dumped"
+    said = [f"server: {problem}" for problem in problems]
+    said += [client["message"] for client in failed]
+    return {
+        "success": not (problems or failed),
+        "message": ". ".join([message, *said]),
+        "server": problems,
+        "clients": list(clients.values()),
+    }
+
+
+def _client_problems(work, reached):
+    """Return what amcheck finds on the clients that can be reached, pairs of host and problem."""
+    good = [host for host, reach in reached.items() if not reach.problem]
+    if not good:
+        return []
+    argv = ["amcheck", "--exact-match", "-c", work.config.name, *good]
+    answer = amanda_command.run(argv, user=work.user, ok=None)
+    found = []
+    for problem in amanda_amdump.problems(answer.stdout.decode(errors="replace")):
+        host, _, text = problem.partition(": ")
+        if host in reached:
+            found.append((host, f"{host}: {text}"))
+    if answer.returncode and not found:
+        raise AmandaError(f"amcheck failed: {answer.stdout.decode(errors='replace')[-500:]}")
+    return found
+
+
+def label(work):
+    """Make slots and labels what the pillar asks for."""
+    changed = amanda_tapes.apply(work.places, work.config.slots, work.user)
+    counts = {name: len(labels) for name, labels in changed.items()}
+    message = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return {"success": True, "message": message, **changed}
+
+
+_PREPARE = (("collect", collect, False), ("cleanup", clean_up, True), ("canary", canary, True))
+_DUMP = (*_PREPARE, ("dump", dump, False))
+_MIRROR = (("mirror", mirror, False),)
+
+ACTIONS = {
+    "backup_and_mirror": (*_DUMP, *_MIRROR),
+    "backup": _DUMP,
+    "mirror": _MIRROR,
+    "check": (("collect", collect, False), ("canary", canary, False), ("check", check, False)),
+    "label": (("label", label, False),),
+}
+"""The steps of each action: name, function, and whether a dump can't do without it."""
+
+NEED_ALL = ("dump",)
+
+
+def stop(number, _frame):
+    """Handle a signal that asks the run to stop; it has only once to be asked."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped(f"the run was stopped (signal {number})")
