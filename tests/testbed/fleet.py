@@ -232,13 +232,13 @@ class Bed:
         ``check`` false what came is returned, be it nothing.
         """
         kind = ["-L"] if "," in target else []
-        argv = ["salt", *kind, "--out=json", "--static", "--no-color", target, function]
+        argv = ["salt", *kind, "--out=json", "--out-indent=-1", "--no-color", target, function]
         argv += salt.words(arguments, options)
         done = self.run(salt.MASTER, argv, check=False, timeout=1800)
-        data = salt.parse(done.stdout, done.stderr) if check or b"{" in done.stdout else {}
+        data = salt.parse(done.stdout)
         if check:
             expected = salt.targeted(target, self.minions)
-            salt.insist(data, expected, done.returncode, done.stderr)
+            salt.insist(data, expected, done.returncode, done.stderr or done.stdout)
         return data
 
     # --- how it is made ---

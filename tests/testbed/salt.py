@@ -79,23 +79,26 @@ def targeted(target: str, minions: list[str]) -> list[str]:
     return fnmatch.filter(minions, target)
 
 
-def parse(stdout: bytes, stderr: bytes) -> dict:
-    """Return minion: answer of ``salt --out=json --static``."""
-    if not stdout.strip():
-        return {}
-    try:
-        return json.loads(stdout)
-    except json.JSONDecodeError as error:
-        said = (stdout + stderr).decode(errors="replace")
-        raise SaltError(f"salt gave no JSON ({error}):\n{said}", {}) from error
+def parse(stdout: bytes) -> dict:
+    """Return minion: answer of ``salt`` with JSON, one line a minion; a silent one is left out.
 
-
-def insist(data: dict, expected: list[str], code: int, stderr: bytes) -> None:
-    """Raise SaltError unless every expected minion answered, and none failed.
-
-    The salt command leaves a minion that did not return out of its JSON, and exits with 0.
+    Not ``--static``, with which the salt command exits with 0 whatever the minions say.
     """
-    problem = f"exit code {code}: {stderr.decode(errors='replace').strip()}"
+    data = {}
+    for line in stdout.splitlines():
+        if line.startswith(b"{"):
+            data.update(json.loads(line))
+    return {name: value for name, value in data.items() if not is_silence(value)}
+
+
+def is_silence(answer) -> bool:
+    """Tell whether the salt command stands this in for a minion that did not return."""
+    return isinstance(answer, str) and answer.startswith("Minion did not return")
+
+
+def insist(data: dict, expected: list[str], code: int, said: bytes) -> None:
+    """Raise SaltError unless every expected minion answered, and none failed."""
+    problem = f"exit code {code}: {said.decode(errors='replace').strip()}"
     if not expected:
         raise SaltError("no minion of the bed has such a name", data)
     silent = [name for name in expected if name not in data]
