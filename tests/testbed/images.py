@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ CACHE = CHECKOUT / ".cache"
 SUITE = "bookworm"
 HERE = Path(__file__).parent
 RECIPES = HERE / "recipes"
+KINDS = ("wheels", "base", "salt")
 BUILD_TIMEOUT = 900
+PRUNE_AFTER = 86400  # seconds
 
 
 @dataclass
@@ -86,6 +89,8 @@ def prepare(report) -> Images:
     wheels, base, salt = places()
     images = Images(base / "rootfs", salt / "root", base / "packages")
     if base.exists() and salt.exists():
+        os.utime(base)
+        os.utime(salt)
         return images
     with building() as start:
         jobs = []
@@ -98,7 +103,29 @@ def prepare(report) -> Images:
         if not salt.exists():
             argv = recipe("salt", base, wheels, *requirements())
             start("salt", salt, argv).finish(report)
+        prune({wheels, base, salt})
     return images
+
+
+def prune(keep: set[Path]) -> None:
+    """Remove images that nobody asked for in a day and no bed has; the caller holds the lock."""
+    entries = [entry for kind in KINDS for entry in (CACHE / kind).glob("*")]
+    for entry in entries:
+        if entry not in keep and time.time() - entry.stat().st_mtime > PRUNE_AFTER:
+            if not any(in_use(part) for part in entry.iterdir() if part.is_dir()):
+                shutil.rmtree(entry)
+
+
+def in_use(directory: Path) -> bool:
+    """Tell whether a bed's ground has its shared lock on a directory."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def prepare_wheels() -> Path:
