@@ -23,6 +23,7 @@ import amanda_ssh
 import amanda_tapes
 import amanda_unit
 from amanda_errors import AmandaError
+from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "amanda"
 
@@ -94,7 +95,11 @@ def _mined(minion, what):
 
 def _is_published(what):
     """Tell whether the mine has what this minion would publish now, but for the time of it."""
-    ours, mined = __salt__[f"amanda.{what}"](), _mined(__opts__["id"], what)
+    try:
+        ours = __salt__[f"amanda.{what}"]()
+    except CommandExecutionError as error:
+        raise _NotYet(str(error)) from error
+    mined = _mined(__opts__["id"], what)
     return isinstance(mined, dict) and {**mined, "time": None} == {**ours, "time": None}
 
 

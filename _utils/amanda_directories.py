@@ -33,8 +33,3 @@ def write(entries, path=OWN_DIRECTORIES):
     amanda_files.apply([amanda_files.Managed(SETTINGS, mode=0o755)])
     amanda_files.write(path, (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
 
-
-def merged(settings, entries):
-    """Return ``{directory: options}`` of this client: the pillar's and *entries*, which win."""
-    pillar = {name: dict(settings.directories[name].options) for name in settings.directories}
-    return {**pillar, **entries}

@@ -2,7 +2,8 @@
 
 A file has ``id``, ``config``, ``action``, ``requested``, ``started``; ``state``: ``running``,
 ``finished`` or ``interrupted``; ``steps``: what each step gave, in order; while it runs ``step``
-and ``progress``; in the end ``finished``, ``seconds`` and ``success``. Times are ISO 8601 in UTC.
+and ``progress``; in the end ``finished``, ``seconds`` and ``success``, and ``reported`` once it
+was handed on to Salt. Times are ISO 8601 in UTC.
 
 A run that was killed, or lost to a power cut, can't write its end. Its file names the process and
 the boot it belonged to, so that whoever reads it sees that nobody is at it any more.
@@ -216,6 +217,19 @@ def interrupted(directory=amanda_layout.RUNS):
         if content["state"] == "interrupted" and "finished" not in content:
             found.append(content)
     return found
+
+
+def unreported(directory=amanda_layout.RUNS):
+    """Return the results of runs that ended and that :func:`mark_reported` has not seen."""
+    found = [read(file) for file in files(directory)[-_RECENT:]]
+    return [each for each in found if each["state"] != "running" and not each.get("reported")]
+
+
+def mark_reported(content, directory=amanda_layout.RUNS):
+    """Write down that an ended run's result was handed on, so that it is handed on once."""
+    content = {**content, "reported": True}
+    file = path(content["config"], content["id"], directory)
+    amanda_files.write(file, _json(content), mode=0o600)
 
 
 def settle(content, directory=amanda_layout.RUNS):

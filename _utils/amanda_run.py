@@ -54,6 +54,7 @@ class Run:
         self.platform = amanda_platform.detect()
         self.user = self.platform.user
         self.fleet = amanda_fleet.Fleet()
+        self.collected = specification.get("collected", {})
         self.report = amanda_results.Report(specification, runs)
         self.timestamp = ""
 
@@ -169,6 +170,8 @@ def collect(work):
     message = f"{len(dles)} directories of {len(hosts)} clients"
     if missing:
         message += f"; gone from the mine, but kept until amanda.retire: {', '.join(missing)}"
+    findings = work.collected.get("findings", [])
+    message = ". ".join([message, *(finding["message"] for finding in findings)])
     if not dles:
         message = (
             f"there is nothing to back up in {work.config.name}: no client has published a "
@@ -180,6 +183,8 @@ def collect(work):
         "clients": len(hosts),
         "directories": len(dles),
         "missing": missing,
+        "fresh": work.collected.get("fresh"),
+        "findings": findings,
         "changed": sorted(changed),
     }
 

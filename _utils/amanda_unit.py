@@ -58,7 +58,7 @@ class Busy(AmandaError):
         self.run = current
 
 
-def start(action, config, settings, python=None, program=amanda_layout.ENGINE):
+def start(action, config, settings, collected=None, python=None, program=amanda_layout.ENGINE):
     """Start a run and return its id at once.
 
     action
@@ -67,6 +67,8 @@ def start(action, config, settings, python=None, program=amanda_layout.ENGINE):
         The config's name.
     settings
         :class:`amanda_settings.Settings`; the run reads them from its specification.
+    collected
+        What the collection before this run gave (``fresh``, ``findings``), for its result.
     python
         The interpreter, with the libraries that the engine needs; default: this one.
     program
@@ -86,6 +88,7 @@ def start(action, config, settings, python=None, program=amanda_layout.ENGINE):
         "config": settings.config(config).name,
         "requested": amanda_results.now(),
         "settings": settings.to_dict(),
+        "collected": collected or {},
     }
     # Two callers at a time: the second must not replace the specification that the first's run
     # is about to read.

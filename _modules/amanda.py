@@ -1,0 +1,518 @@
+"""Back up a fleet with Amanda: functions for the Amanda server, and what clients publish.
+
+The first argument is what is acted on; ``config`` defaults to the only one; times are ISO 8601,
+sizes are bytes, and what is returned is data. A run goes on in a unit of its own, whatever becomes
+of the command or the minion that started it.
+
+On the server: :func:`check`, :func:`collect`, :func:`label`, :func:`tapes`, :func:`backup`,
+:func:`mirror`, :func:`backup_and_mirror`, :func:`run_due`, :func:`status`, :func:`ls`,
+:func:`versions`, :func:`recover`. On every minion: :func:`publish` and what it publishes.
+"""
+
+import contextlib
+import time
+
+import amanda_collect
+import amanda_directories
+import amanda_due
+import amanda_find
+import amanda_fleet
+import amanda_layout
+import amanda_platform
+import amanda_restore
+import amanda_results
+import amanda_settings
+import amanda_sources
+import amanda_ssh
+import amanda_tapes
+import amanda_unit
+from amanda_errors import AmandaError, ArgumentError
+from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
+
+__virtualname__ = "amanda"
+
+_PUBLISHED = ("host_keys", "directories")
+_TELL = 5  # seconds between two events of a restore in progress
+_DAY = 86400  # seconds; the longest that a function waits for a run
+
+
+def __virtual__():
+    return __virtualname__
+
+
+@contextlib.contextmanager
+def _salt_errors():
+    """Turn the engine's errors into Salt's, without changing a word."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise SaltInvocationError(str(error)) from None
+    except AmandaError as error:
+        raise CommandExecutionError(str(error)) from None
+
+
+def _settings():
+    return amanda_settings.parse(__pillar__.get("backup"), __opts__["id"])
+
+
+def _server_settings():
+    """Return the settings of this minion, which must be the Amanda server."""
+    settings = _settings()
+    if not settings.is_server:
+        raise ArgumentError(
+            f"this minion is not the Amanda server: call it on {settings.server!r}, which pillar "
+            "backup:server names"
+        )
+    return settings
+
+
+# What is published to the mine.
+
+
+def ssh_public_key():
+    """Return what clients need to let the server in: its SSH public key and its addresses.
+
+    Published to the mine by the server.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.ssh_public_key
+    """
+    with _salt_errors():
+        settings = _server_settings()
+        addresses = settings.server_addresses or amanda_ssh.own_addresses()
+        key = amanda_ssh.read_public(amanda_layout.SSH_KEY)
+        return amanda_ssh.published_server_key(key, addresses, amanda_fleet.moment())
+
+
+def host_keys():
+    """Return how the server reaches this minion: address, SSH port and SSH host keys.
+
+    Published to the mine by every client, for the server alone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.host_keys
+    """
+    with _salt_errors():
+        settings = _settings()
+        return amanda_fleet.published_host_keys(
+            amanda_ssh.read_host_keys(), settings.address or _address(), settings.port
+        )
+
+
+def _address():
+    """Return the address by which this minion reaches its master, or loopback without one."""
+    if __opts__.get("file_client") == "local" or not __opts__.get("master_ip"):
+        return "127.0.0.1"
+    return amanda_ssh.address_towards(__opts__["master_ip"])
+
+
+def directories():
+    """Return which directories of this minion are to be backed up, with their options.
+
+    Published to the mine by every client, for the server alone.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.directories
+    """
+    with _salt_errors():
+        pillar = {path: each.options for path, each in _settings().directories.items()}
+        return amanda_fleet.published_directories(amanda_directories.read(), pillar)
+
+
+def publish():
+    """Publish to the mine what this minion's part in the backup is. A schedule job calls it.
+
+    Returns the names of the mine functions that were published.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' amanda.publish
+    """
+    with _salt_errors():
+        settings = _settings()
+        sent = []
+        if settings.is_server and amanda_layout.SSH_KEY.exists():
+            sent.append("ssh_public_key")
+            __salt__["mine.send"]("amanda.ssh_public_key")
+        if settings.is_client:
+            # What a client has is the server's business; and its own, to see what it said.
+            readers = sorted({settings.server, __opts__["id"]})
+            for what in _PUBLISHED:
+                __salt__["mine.send"](
+                    f"amanda.{what}", allow_tgt=readers, allow_tgt_type="list"
+                )
+                sent.append(what)
+        return sent
+
+
+# The server's work.
+
+
+def collect(test=False):
+    """Store what the clients published as what the next check or run goes by.
+
+    What vanished from the mine is kept, and reported as missing. What can't be used is refused
+    and reported; it never stops the others.
+
+    test
+        True: only tell what would change.
+
+    Returns ``fresh`` (False: the master didn't answer, so the last collection is used),
+    ``changes`` and ``findings``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.collect
+    """
+    with _salt_errors():
+        return _collect(_server_settings(), test)
+
+
+def _collect(settings, test=False):
+    previous = amanda_fleet.load(amanda_layout.FLEET)
+    published = {}
+    for what in _PUBLISHED:
+        published[what] = _mined(what)
+        if published[what] is None:
+            break  # the next would wait minutes for the master, too
+    if None in published.values():
+        finding = {
+            "id": settings.server,
+            "path": None,
+            "kind": "silent",
+            "message": "the Salt master gave no mine data, so what was collected last is used: "
+            "see that salt-master runs and that this minion reaches it",
+        }
+        return {"fresh": False, "changes": {}, "findings": [finding]}
+    fleet, findings = amanda_collect.collect(
+        published["directories"], published["host_keys"], previous, settings
+    )
+    changes = amanda_fleet.diff(previous, fleet)
+    if not test:
+        amanda_fleet.save(fleet, amanda_layout.FLEET)
+    return {"fresh": True, "changes": changes, "findings": findings}
+
+
+def _mined(what):
+    """Return what all minions published as ``amanda.<what>``; None if the master is silent."""
+    try:
+        answer = __salt__["mine.get"]("*", f"amanda.{what}")
+    except SaltException:
+        return None
+    # A master that can't be reached gives no mapping. This minion's own entry is always in one.
+    return answer if isinstance(answer, dict) and answer else None
+
+
+def check(config=None):
+    """Tell whether a run would work: each client's SSH, keys, tapes, disks, by Amanda's own check.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    Returns a result as :func:`backup_and_mirror` does.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.check
+    """
+    return _run("check", config)
+
+
+def label(config=None):
+    """Make and label the virtual tapes that the pillar asks for; a tape with data is left alone.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.label
+    """
+    return _run("label", config)
+
+
+def tapes(config=None):
+    """Return the virtual tapes: slot, label, when written, files, bytes, whether pinned.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.tapes
+    """
+    with _salt_errors():
+        settings = _server_settings()
+        places = amanda_layout.places(settings.config(config).name, settings.paths)
+        return amanda_tapes.tapes(places, amanda_platform.detect().user)
+
+
+def backup(config=None):
+    """Collect, dump and confirm, without the mirror; see :func:`backup_and_mirror`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.backup
+    """
+    return _run("backup", config)
+
+
+def mirror(config=None):
+    """Copy what is on tape to the mirror as its user; see :func:`backup_and_mirror`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.mirror
+    """
+    return _run("mirror", config)
+
+
+def backup_and_mirror(config=None):
+    """Collect, check, dump, confirm by the catalogue what is on tape, and mirror.
+
+    The run goes on in a unit of its own whatever becomes of this command; :func:`status` tells
+    how far it is. One client that fails doesn't keep the others from being dumped and mirrored.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    Returns ``success``, ``run`` and ``steps``, each with its own ``success``, ``seconds`` and
+    ``message``; the step ``dump`` has one entry for each DLE with the reason of a failure. The
+    command's exit status says whether all went well.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.backup_and_mirror
+    """
+    return _run("backup_and_mirror", config)
+
+
+def run_due():
+    """Start the run of each config whose ``cron`` time has come; Salt's scheduler calls this.
+
+    However many runs were missed, one makes up for them. Where the run in progress or an earlier
+    call has left a result that nobody was told of, it is reported first.
+
+    Returns ``reported``, results of earlier runs, and ``runs``, those of the runs that were due;
+    nothing at all if there is nothing to say.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.run_due
+    """
+    with _salt_errors():
+        settings = _server_settings()
+        answer = {"reported": [_report(result) for result in amanda_results.unreported()]}
+        answer["runs"] = [
+            result
+            for config in settings.configs.values()
+            if config.cron and (result := _run_if_due(settings, config))
+        ]
+        return {key: results for key, results in answer.items() if results}
+
+
+def _run_if_due(settings, config):
+    """Return the result of the run of *config* if one was due, else None."""
+    due = amanda_due.look(config.name, config.cron, config.splay, settings.server)
+    if not due.run:
+        return None
+    action = "backup_and_mirror" if settings.mirror else "backup"
+    try:
+        run = _start(action, config.name, settings)
+    except amanda_unit.Busy:
+        return None  # still due when the scheduler looks again
+    amanda_due.record(config.name, due.served)
+    return {**_follow(config.name, run), "remark": due.remark}
+
+
+def _run(action, config):
+    with _salt_errors():
+        settings = _server_settings()
+        name = settings.config(config).name
+        result = _follow(name, _start(action, name, settings))
+    if not result["success"]:
+        __context__["retcode"] = 2  # the salt command's own exit status tells, too
+    return result
+
+
+def _start(action, config, settings):
+    """Collect and start a run; return its id."""
+    if amanda_unit.running():
+        raise amanda_unit.Busy(amanda_unit.running())
+    amanda_settings.check_host(settings)
+    collected = _collect(settings)
+    return amanda_unit.start(action, config, settings, collected=collected)
+
+
+def _follow(config, run):
+    """Wait for the end of a run, report it, and return its result."""
+    return _report(amanda_unit.follow(config, run, _DAY))
+
+
+def _report(result):
+    """Tell the event bus of a run's end, once, and return its result."""
+    if result["state"] != "running":
+        __salt__["event.send"](
+            f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}", result
+        )
+        amanda_results.mark_reported(result)
+    return result
+
+
+def status(config=None):
+    """Return the run in progress, as far as it is, and the last one that ended.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.status
+    """
+    with _salt_errors():
+        name = _server_settings().config(config).name
+        results = [amanda_results.read(file) for file in amanda_results.files()]
+        mine = [result for result in results if result["config"] == name]
+        ended = [result for result in mine if result["state"] != "running"]
+        running = amanda_unit.running()
+        return {
+            "running": next((r for r in mine if running and r["id"] == running["id"]), None),
+            "last": ended[-1] if ended else None,
+        }
+
+
+# Files back.
+
+
+def _catalogue(host, path, source, config):
+    """Give the catalogue that has dumps of *path* of *host*; a context manager."""
+    user = amanda_platform.detect().user
+    return amanda_sources.holding(_server_settings(), host, path, source, user, config)
+
+
+def ls(host, path="/", at=None, source="tapes", config=None):
+    """List a directory of a client as it was at a moment; what was deleted by then isn't shown.
+
+    host
+        The client's minion id.
+    path
+        An absolute path.
+    at
+        The moment, ISO 8601, in the server's local time unless it says otherwise; a date alone
+        means the end of that day. Default: now.
+    source
+        ``tapes``, or ``mirror`` for the newest generation there.
+    config
+        Which Amanda config; may be left out.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.ls web1 /home at=2026-11-20
+    """
+    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+        return amanda_find.list_names(
+            catalogue.dumps, catalogue.source, host, path, amanda_sources.timestamp(at), catalogue.user
+        )
+
+
+def versions(host, path, source="tapes", config=None):
+    """Return which dumps store a file or directory, the newest first.
+
+    host, path, source, config
+        As for :func:`ls`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.versions web1 /etc/hosts
+    """
+    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+        return amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
+
+
+def recover(host, path, at=None, destination=None, source="tapes", config=None):
+    """Restore a file, a directory or a whole DLE of a client, as it was at a moment.
+
+    It appears on this server, in a directory that only root can enter, since what a client sent
+    may be hostile. Owners, modes, links, extended attributes and ACLs are as they were.
+
+    host, path, at, source, config
+        As for :func:`ls`.
+    destination
+        A directory that is empty or absent. Default: a new one below
+        ``/var/lib/salt-amanda/recovered``.
+
+    Returns where it is (``restored``), of when (``as_of``), counts, a sample of names and the
+    dumps it came from. Beside the directory lies ``<destination>.sha256``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
+    """
+    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+        return amanda_restore.recover(
+            catalogue.dumps,
+            catalogue.source,
+            host,
+            path,
+            destination or _new_destination(host),
+            amanda_sources.timestamp(at),
+            index=catalogue.index,
+            user=catalogue.user,
+            progress=_teller(catalogue.config),
+        )
+
+
+def _new_destination(host):
+    """Return a directory for what is restored of *host* that isn't there yet."""
+    below = amanda_layout.STATE / "recovered"
+    below.mkdir(mode=0o700, exist_ok=True)
+    return below / f"{host}-{amanda_results.new_id()}"
+
+
+def _teller(config):
+    """Return a function that tells the event bus how far a restore is, every few seconds."""
+    told = time.monotonic()
+
+    def tell(done, total, what):
+        nonlocal told
+        if time.monotonic() - told >= _TELL:
+            told = time.monotonic()
+            tag = f"salt/amanda/{__opts__['id']}/{config}/recover/progress"
+            __salt__["event.send"](tag, {"done": done, "total": total, "what": what})
+
+    return tell

@@ -1,0 +1,113 @@
+"""Where files can come back from: this server's tapes, or the mirror. To a reader both are alike.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+from pathlib import Path
+
+import amanda_catalogue
+import amanda_dump
+import amanda_find
+import amanda_generations
+import amanda_layout
+import amanda_names
+from amanda_errors import AmandaError, ArgumentError
+
+SOURCES = ("tapes", "mirror")
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """What one config's backups hold, and where to read them.
+
+    dumps
+        What :func:`amanda_catalogue.read` returned.
+    source
+        :class:`amanda_dump.TapeSource` or ``MirrorSource``.
+    index
+        The directory of the names in each dump.
+    user
+        Who the filters run as.
+    """
+
+    config: str
+    dumps: list
+    source: object
+    index: Path
+    user: str
+
+
+@contextlib.contextmanager
+def catalogue(settings, config, source, user):
+    """Give the :class:`Catalogue` of one config for this block.
+
+    settings
+        The server's :class:`amanda_settings.Settings`.
+    source
+        One of :data:`SOURCES`; of the mirror, the newest generation.
+    user
+        The dump user.
+    """
+    if source not in SOURCES:
+        raise ArgumentError(f"{source!r} is no source: choose one of {', '.join(SOURCES)}")
+    if source == "tapes":
+        places = amanda_layout.places(config, settings.paths)
+        dumps = amanda_catalogue.read(places)
+        tapes = amanda_dump.TapeSource(places.tapes)
+        yield Catalogue(config, dumps, tapes, places.index, user)
+        return
+    if settings.mirror is None:
+        raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
+    manifest = amanda_generations.load(settings.mirror, config)
+    with amanda_generations.open_catalogue(settings.mirror, manifest, user) as places:
+        dumps = amanda_catalogue.read(places)
+        mirror = amanda_dump.MirrorSource(settings.mirror, config)
+        yield Catalogue(config, dumps, mirror, places.index, user)
+
+
+@contextlib.contextmanager
+def holding(settings, host, path, source, user, config=None):
+    """Give the :class:`Catalogue` that has dumps of *path* of *host*, for this block.
+
+    config
+        The config's name; None looks through all of them.
+
+    Raises :class:`~amanda_errors.ArgumentError` if none has.
+    """
+    names = [settings.config(config).name] if config else list(settings.configs)
+    wanted = amanda_names.absolute(path)
+    reasons = []
+    for name in names:
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(catalogue(settings, name, source, user))
+                amanda_find.disks_of(found.dumps, host, wanted)
+            except AmandaError as error:
+                reasons.append(error)
+                continue
+            yield found
+            return
+    raise reasons[0]
+
+
+def timestamp(at):
+    """Return the moment *at* as Amanda writes it: 14 digits, local time; None stays None.
+
+    at
+        ISO 8601, in local time unless it says otherwise. A date alone means the end of that day.
+    """
+    if at is None:
+        return None
+    text = str(at).strip()
+    try:
+        if len(text) == len("2026-11-23"):
+            text += "T23:59:59"
+        moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ArgumentError(
+            f"{at!r} is no moment: write it as 2026-11-23 or 2026-11-23T18:00"
+        ) from None
+    if moment.tzinfo is not None:
+        moment = moment.astimezone()
+    return f"{moment:%Y%m%d%H%M%S}"
