@@ -23,6 +23,7 @@ machine:
 # By Debian's own Python, as in the hosts, whatever python3 comes first in PATH.
 .venv/ready: setup.cfg | machine
 	/usr/bin/python3 -m venv --clear .venv
+	$(BED) build  # it fetches the wheels while it makes the hosts' root
 	wheels=$$(/usr/bin/python3 -B -m tests.testbed wheels); \
 	    $(PYTHON) -m pip install --quiet --find-links "$$wheels" \
 	    $$(/usr/bin/python3 -B -m tests.testbed requirements)
@@ -44,7 +45,7 @@ unit: .venv/ready
 
 # In a host, where the tests may install packages and change what they like.
 functional: setup
-	$(PYTHON) -m tests.testbed.functional
+	$(BED) --name functional pytest
 
 integration: setup
 	$(PYTHON) -m pytest tests/integration

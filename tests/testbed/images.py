@@ -179,7 +179,9 @@ def wheel_command() -> list[str]:
     """Return the command that puts all wheels into the directory that is its last argument."""
     venv = CHECKOUT / ".venv/bin/python"
     python = str(venv) if venv.exists() else "/usr/bin/python3"
-    return [python, "-m", "pip", "wheel", "--quiet", "pip", *requirements(), "--wheel-dir"]
+    # Some of old Salt's dependencies come as source that only an isolated build can build.
+    pip = [python, "-m", "pip", "wheel", "--quiet", "--use-pep517"]
+    return [*pip, "pip", *requirements(), "--wheel-dir"]
 
 
 def recipe(name: str, *arguments: str | Path) -> list[str]:
