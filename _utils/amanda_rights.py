@@ -67,8 +67,16 @@ def as_user(user, function, *arguments, files=(), hands_over=False, progress=Non
         _close(received)
         raise
     finally:
-        status = os.waitpid(child, 0)[1]
+        status = _wait(child)
     return _unwrap(answer, received, hands_over, user, status)
+
+
+def _wait(child):
+    """Return the child's wait status; None if someone else in this process asked first."""
+    try:
+        return os.waitpid(child, 0)[1]
+    except ChildProcessError:
+        return None
 
 
 def _listen(connection, received, progress):

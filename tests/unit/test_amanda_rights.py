@@ -1,0 +1,116 @@
+"""Calls in a child process: what comes back, and what a failure is; here without another user."""
+
+import os
+import threading
+
+import pytest
+from amanda_errors import AmandaError
+from amanda_rights import MOST_FILES, as_user, open_as
+
+
+def answer(value):
+    """Return what was given."""
+    return value
+
+
+def fail(kind, *arguments):
+    """Raise what was asked for."""
+    raise {"ours": AmandaError, "system": OSError, "bug": KeyError}[kind](*arguments)
+
+
+def leave():
+    """End without a word."""
+    os._exit(0)
+
+
+def told(report):
+    """Report twice, then answer."""
+    report({"done": 1})
+    report({"done": 2})
+    return "end"
+
+
+def open_many(path, number):
+    """Open a file many times for the caller."""
+    return number, [os.open(path, os.O_RDONLY) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, "ü\udcff\n", ["a", {"b": [1.5, True]}], "x" * 3_000_000]
+)
+def test_an_answer_comes_back_as_it_was_given(value):
+    assert as_user(None, answer, value) == value
+
+
+def test_an_error_of_ours_keeps_its_words():
+    with pytest.raises(AmandaError, match="^the tape is gone$"):
+        as_user(None, fail, "ours", "the tape is gone")
+
+
+def test_an_error_of_the_system_keeps_number_and_path():
+    with pytest.raises(FileNotFoundError) as caught:
+        as_user(None, fail, "system", 2, "No such file", "/somewhere")
+    assert caught.value.filename == "/somewhere"
+
+
+def test_any_other_error_is_named_with_its_function():
+    with pytest.raises(AmandaError, match="fail failed: KeyError: 'slot'"):
+        as_user(None, fail, "bug", "slot")
+
+
+def test_an_answer_that_is_no_data_is_an_error():
+    with pytest.raises(AmandaError):
+        as_user(None, as_user, None, os.getcwdb)
+
+
+def test_a_child_that_ends_without_a_word_is_an_error():
+    with pytest.raises(AmandaError, match="without an answer"):
+        as_user(None, leave)
+
+
+def test_a_user_who_does_not_exist_is_named():
+    with pytest.raises(AmandaError, match="no user 'nobody-at-all'"):
+        as_user("nobody-at-all", answer, 1)
+
+
+def test_reports_arrive_in_order_before_the_answer():
+    seen = []
+    assert as_user(None, told, progress=seen.append) == "end"
+    assert seen == [{"done": 1}, {"done": 2}]
+
+
+def test_as_many_files_as_promised_are_handed_over_and_none_stays_open(tmp_path):
+    (tmp_path / "file").write_text("text")
+    before = len(os.listdir("/proc/self/fd"))
+    number, files = as_user(None, open_many, str(tmp_path / "file"), MOST_FILES, hands_over=True)
+    assert number == MOST_FILES == len(set(files))
+    assert {os.pread(file, 9, 0) for file in files} == {b"text"}
+    for file in files:
+        os.close(file)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fifo_is_refused_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="Invalid argument"):
+        open_as(None, tmp_path / "fifo")
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_as(None, tmp_path / "link")
+
+
+def test_calls_from_several_threads_do_not_mix_their_answers():
+    found = {}
+
+    def call(number):
+        found[number] = as_user(None, answer, [number] * 1000)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: [number] * 1000 for number in range(8)}
