@@ -87,7 +87,8 @@ def join(directory, name):
 def read_dumpdirs(stream):
     """Return each directory's dumpdir from the head of *stream*; the rest stays unread.
 
-    Raises :class:`ParseError` if a directory has none: then it isn't a dump by GNU tar.
+    Raises :class:`ParseError` if a directory has none, then it isn't a dump by GNU tar, or a name
+    that would lead out of it.
     """
     dumpdirs = {}
     for member in TarReader(stream):
@@ -95,6 +96,8 @@ def read_dumpdirs(stream):
             break
         if member.dumpdir is None:
             raise ParseError("a dump: a directory without its list of names", member.name)
+        if member.name.startswith(b"/") or b".." in member.name.split(b"/"):
+            raise ParseError("a dump: a directory's name that leads out of it", member.name)
         dumpdirs[member.name] = member.dumpdir
     return dumpdirs
 
@@ -141,6 +144,8 @@ def _entries(position, directory, base, dumpdir):
     here, nowhere = Stored(position, directory), Stored(None, directory)
     entries = {}
     for code, name in _records(dumpdir):
+        if code in b"YND" and (b"/" in name or name in (b"", b".", b"..")):
+            raise ParseError("a record in a dump's list of names", code + name)
         if code == b"Y":
             entries[name] = here
         elif code == b"N":

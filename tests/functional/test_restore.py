@@ -1,0 +1,410 @@
+"""Restores from real dumps, on a host with Amanda, as root: compared attribute by attribute."""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import amanda_catalogue
+import amanda_dump
+import amanda_extract
+import amanda_find
+import amanda_names
+import amanda_restore
+import amanda_snapshot
+import amanda_tree
+import pytest
+from amanda_errors import AmandaError, ArgumentError, CommandError, ParseError
+
+from tests.functional import hard_tree
+from tests.functional.local_amanda import LocalAmanda
+
+TOPS = {"gzip": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
+_GNUTAR = """
+define dumptype gnutar {
+  auth "local"
+  program "GNUTAR"
+  compress client fast
+  index yes
+  maxpromoteday 0
+  estimate server
+}
+"""
+PARTS = {
+    "a directory with odd names": b"names",
+    "all kinds of files": b"kinds",
+    "a directory before its rename": b"links/in",
+    "a renamed directory": b"knots",
+    "a directory taken out of a renamed one": b"inner",
+    "a file that changes": b"kinds/plain",
+    "a file that becomes a directory": b"kinds/nothing",
+    "a directory that becomes a file": b"empty",
+    "a sparse file": b"kinds/sparse",
+    "a device": b"kinds/null",
+    "a file with a capability": b"kinds/capable",
+    "a second hard link": b"links/out/three",
+    "a second hard link in a renamed directory": b"knots/out/three",
+    "a deep directory": b"deep",
+    "a file at the bottom": b"deep" + b"/a-step-of-the-way-down" * 100 + b"/bottom",
+    "the whole": b"",
+}
+
+
+class Restores:
+    """Three dumps of two hard trees, levels 0 to 2, and what each tree was at the time."""
+
+    def __init__(self, amanda):
+        self.amanda = amanda
+        self.known = {dumptype: [] for dumptype in TOPS}
+        self.runs = []
+        for top in TOPS.values():
+            shutil.rmtree(top, ignore_errors=True)
+            hard_tree.build(top)
+        for day, change in enumerate([None, _first_changes, _second_changes]):
+            if change:
+                time.sleep(0.1)
+                for top in TOPS.values():
+                    change(top + b"/")
+            if day == 2:
+                assert amanda.command("amadmin", "hard", "force-bump", "localhost").returncode == 0
+            assert amanda.dump(f"+{day}d") == 0
+            for dumptype, top in TOPS.items():
+                self.known[dumptype].append(hard_tree.inventory(top, dumptype == "gzip"))
+        self.dumps = amanda_catalogue.read(amanda.places)
+        self.moments = sorted({dump.timestamp for dump in self.dumps})
+        self.source = amanda_dump.TapeSource(amanda.places.tapes)
+
+    def recover(self, dumptype, name, destination, day=2, **options):
+        """Recover *name* below a tree as of the dump on *day*; returns the result."""
+        path = amanda_names.text(TOPS[dumptype] + (b"/" + name if name else b""))
+        return amanda_restore.recover(
+            self.dumps,
+            self.source,
+            "localhost",
+            path,
+            str(destination),
+            at=self.moments[day],
+            index=self.amanda.places.index,
+            **options,
+        )
+
+
+def _first_changes(top):
+    os.rename(top + b"names/new\nline", top + b"names/renamed\nline")
+    os.unlink(top + b"names/-dash")
+    os.rename(top + b"links", top + b"knots")
+    hard_tree.write(top + b"kinds/plain", "changed\n")
+    os.rmdir(top + b"empty")
+    hard_tree.write(top + b"empty", "a file now\n")
+    os.unlink(top + b"kinds/nothing")
+    os.mkdir(top + b"kinds/nothing")
+    hard_tree.write(top + b"kinds/nothing/in", "in a directory now\n")
+
+
+def _second_changes(top):
+    os.rename(top + b"knots/in", top + b"inner")
+    os.unlink(top + b"empty")
+    hard_tree.write(top + b"names/new\nline", "back again\n")
+    hard_tree.write(top + b"kinds/plain", "changed again\n")
+    shutil.rmtree(top + b"names/dir  leading")
+
+
+@pytest.fixture(scope="module")
+def restores():
+    amanda = LocalAmanda(
+        "hard",
+        [(top.decode(), dumptype) for dumptype, top in TOPS.items()],
+        options=_GNUTAR,
+        tapecycle=6,
+        slots=8,
+        length="16 mbytes",
+    )
+    yield Restores(amanda)
+    amanda.remove()
+    for top in TOPS.values():
+        shutil.rmtree(top)
+
+
+@pytest.fixture
+def room(tmp_path):
+    yield tmp_path
+    subprocess.run(["rm", "-rf", "--", tmp_path], check=True)
+
+
+def test_the_dumps_are_a_full_and_two_levels_above_it(restores):
+    levels = [dump.level for dump in restores.dumps if dump.disk == "/srv/hard-amgtar"]
+    assert levels == [0, 1, 2]
+
+
+@pytest.mark.parametrize("day", [0, 1, 2])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("dumptype", TOPS)
+def test_a_part_comes_back_as_it_was(restores, room, dumptype, part, day):
+    name = PARTS[part]
+    known = restores.known[dumptype][day]
+    if name not in known:
+        with pytest.raises(ArgumentError, match="wasn't there"):
+            restores.recover(dumptype, name, room / "out", day)
+        assert list(room.iterdir()) == []
+        return
+    result = restores.recover(dumptype, name, room / "out", day)
+    found = hard_tree.inventory(amanda_names.raw(result["restored"]), dumptype == "gzip")
+    differences = hard_tree.differences(hard_tree.below(known, name), found)
+    if not name and day:
+        # tar dumps a renamed directory's subdirectories anew, and so forgets that a file in them
+        # is linked to one outside that didn't change.
+        for symlink in (b"kinds/symlink", b"knots/out/symlink"):
+            assert differences.pop(symlink).keys() == {"links"}
+    assert differences == {}
+    assert result["missing"]["count"] == 0
+
+
+@pytest.mark.parametrize("name", hard_tree.NAMES)
+def test_any_name_can_be_listed_found_and_recovered_alone(restores, room, name):
+    path = amanda_names.text(TOPS["gzip"] + b"/names/" + name)
+    listed = amanda_find.list_names(
+        restores.dumps, restores.source, "localhost", path.rpartition("/")[0], restores.moments[0]
+    )
+    assert {"name": amanda_names.text(name), "type": "file"} in listed["entries"]
+    versions = amanda_find.versions(restores.amanda.places.index, restores.dumps, "localhost", path)
+    assert versions[-1]["level"] == 0 and versions[-1]["type"] == "file"
+    result = restores.recover("gzip", b"names/" + name, room / "out", day=0)
+    content = Path(os.fsdecode(amanda_names.raw(result["restored"]))).read_text()
+    assert content == f"content of {name!r}\n"
+
+
+@pytest.mark.parametrize("day", [0, 1, 2])
+def test_a_listing_is_what_was_there_at_the_moment(restores, day):
+    known = restores.known["gzip"][day]
+    for directory in (b"", b"names", b"kinds"):
+        there = {
+            name.removeprefix(directory + b"/" if directory else b"")
+            for name in known
+            if name and name.rpartition(b"/")[0] == directory
+        }
+        listed = amanda_find.list_names(
+            restores.dumps,
+            restores.source,
+            "localhost",
+            amanda_names.text(TOPS["gzip"] + b"/" + directory),
+            restores.moments[day],
+        )
+        assert {amanda_names.raw(entry["name"]) for entry in listed["entries"]} == there
+        assert listed["count"] == len(there)
+
+
+def test_sha256sum_agrees_with_the_manifest_whatever_the_names(restores, room):
+    result = restores.recover("gzip", b"", room / "out")
+    manifest = amanda_names.raw(result["manifest"])
+    check = subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", manifest],
+        cwd=room / "out",
+        capture_output=True,
+        check=False,
+    )
+    assert (check.returncode, check.stderr) == (0, b"")
+    assert len(Path(os.fsdecode(manifest)).read_bytes().splitlines()) == result["files"]
+
+
+def test_a_directory_that_exists_and_is_empty_becomes_roots_alone(restores, room):
+    (room / "out").mkdir(mode=0o777)
+    restores.recover("gzip", b"kinds/plain", room / "out")
+    assert (room / "out").stat().st_mode & 0o7777 == 0o700
+    assert sorted(path.name for path in room.iterdir()) == ["out", "out.sha256"]
+
+
+def test_a_directory_that_is_not_empty_stays_as_it_is(restores, room):
+    (room / "out").mkdir()
+    (room / "out" / "mine").touch()
+    with pytest.raises(ArgumentError, match="isn't empty"):
+        restores.recover("gzip", b"kinds/plain", room / "out")
+    assert sorted(path.name for path in room.rglob("*")) == ["mine", "out"]
+
+
+def test_what_was_deleted_is_an_error_that_names_the_nearest_dumps(restores, room):
+    first = amanda_find.iso(restores.moments[0])
+    with pytest.raises(ArgumentError, match=rf"nearest dumps that store it: {first} \(level 0\)"):
+        restores.recover("gzip", b"names/-dash", room / "out", day=1)
+
+
+def test_what_never_was_is_an_error(restores, room):
+    with pytest.raises(ArgumentError, match="no dump of localhost stores"):
+        restores.recover("gzip", b"never", room / "out")
+    assert list(room.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(restores, room):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", room], check=True)
+    try:
+        with pytest.raises(CommandError, match="No space left on device"):
+            restores.recover("gzip", b"", room / "out")
+        assert list(room.iterdir()) == []
+    finally:
+        subprocess.run(["umount", room], check=True)
+
+
+def test_progress_ends_at_all_the_bytes_there_are(restores, room):
+    told = []
+    restores.recover("gzip", b"", room / "out", progress=lambda *words: told.append(words))
+    sizes = [dump.native.size for dump in restores.dumps if dump.disk == "/srv/hard-amgtar"]
+    assert told[-1][:2] == (sum(sizes), sum(sizes))
+    assert all(done <= total for done, total, _ in told)
+
+
+# GNU tar and its incrementals, without Amanda
+
+
+def _tar(top, snapshot, archive):
+    options = ["--create", "--sparse", "--xattrs", "--acls", "--one-file-system"]
+    subprocess.run(
+        ["tar", *options, f"--directory={top}", f"--listed-incremental={snapshot}"]
+        + [f"--file={archive}", "."],
+        check=True,
+        capture_output=True,
+    )
+
+
+def _replaced_site(room, cleanse):
+    """Dump a site, put a new one in its place, dump again; return what the second dump tells."""
+    top, snapshot = room / "top", room / "snapshot"
+    (top / "site/css").mkdir(parents=True)
+    (top / "site/css/x").write_text("old")
+    _tar(top, snapshot, room / "0.tar")
+    time.sleep(0.1)
+    (top / "site").rename(top / "old")
+    (top / "site/css").mkdir(parents=True)
+    (top / "site/css/x").write_text("new")
+    if cleanse:
+        assert amanda_snapshot.cleanse(snapshot, top) == 2
+    _tar(top, snapshot, room / "1.tar")
+    chain = []
+    for archive in ("0.tar", "1.tar"):
+        with (room / archive).open("rb") as stream:
+            chain.append(amanda_tree.read_dumpdirs(stream))
+    return amanda_tree.follow(chain)
+
+
+def test_tar_alone_leaves_a_directory_out_whose_name_was_used_before(room):
+    tree = _replaced_site(room, cleanse=False)
+    assert tree.kind(b"site/css/x") is None
+
+
+def test_with_a_cleansed_snapshot_tar_dumps_a_directory_whose_name_was_used_before(room):
+    tree = _replaced_site(room, cleanse=True)
+    assert tree.kind(b"site/css/x") == "file"
+    assert tree.kind(b"old/css/x") == "file"
+
+
+def _hostile(*members):
+    """Return an archive of *members*: name, type and what it links to; directories first."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, kind, link in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, link
+            content = b"evil" if kind == tarfile.REGTYPE else b""
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    buffer.seek(0)
+    return buffer
+
+
+HOSTILE = {
+    "a name that climbs": [("../outside/x", tarfile.REGTYPE, "")],
+    "a name that climbs from within": [("a/../../outside/x", tarfile.REGTYPE, "")],
+    "a link out, then a name through it": [
+        ("d", tarfile.SYMTYPE, "../outside"),
+        ("d/x", tarfile.REGTYPE, ""),
+    ],
+    "an absolute link, then a name through it": [
+        ("d", tarfile.SYMTYPE, "{outside}"),
+        ("d/x", tarfile.REGTYPE, ""),
+    ],
+    "a directory turned into a link": [
+        ("d", tarfile.DIRTYPE, ""),
+        ("d", tarfile.SYMTYPE, "../outside"),
+        ("d/x", tarfile.REGTYPE, ""),
+    ],
+    "a link to a link that leads out": [
+        ("e", tarfile.SYMTYPE, ".."),
+        ("d", tarfile.SYMTYPE, "e/outside"),
+        ("d/x", tarfile.REGTYPE, ""),
+    ],
+    "a hard link to a link, then written through": [
+        ("e", tarfile.SYMTYPE, "../outside/x"),
+        ("d", tarfile.LNKTYPE, "e"),
+        ("d", tarfile.REGTYPE, ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("attack", HOSTILE)
+def test_nothing_is_written_outside_the_directory(room, attack):
+    outside, inside = room / "outside", room / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    members = [(name, kind, link.format(outside=outside)) for name, kind, link in HOSTILE[attack]]
+    wanted = amanda_extract.Wanted({name.encode() for name, _, _ in members}, top=b"")
+    try:
+        amanda_extract.extract(_hostile(*members), inside, wanted)
+    except CommandError as error:
+        assert "tar" in str(error)
+    assert list(outside.iterdir()) == []
+    assert sorted(path.name for path in room.iterdir()) == ["inside", "outside"]
+
+
+@pytest.mark.parametrize(
+    "attack", [name for name in HOSTILE if "link" not in name or "then a" in name]
+)
+def test_without_the_guard_of_tar_the_attack_works(room, monkeypatch, attack):
+    outside, inside = room / "outside", room / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    members = [(name, kind, link.format(outside=outside)) for name, kind, link in HOSTILE[attack]]
+    wanted = amanda_extract.Wanted({name.encode() for name, _, _ in members}, top=b"")
+    monkeypatch.setattr(amanda_extract, "TAR", (*amanda_extract.TAR, "--absolute-names"))
+    amanda_extract.extract(_hostile(*members), inside, wanted)
+    assert [path.name for path in outside.iterdir()] == ["x"]
+
+
+def test_an_absolute_name_lands_inside(room):
+    stream = _hostile(("/outside-of-all", tarfile.REGTYPE, ""))
+    amanda_extract.extract(stream, room, amanda_extract.Wanted({b"/outside-of-all"}))
+    assert (room / "outside-of-all").read_text() == "evil"
+    assert not Path("/outside-of-all").exists()
+
+
+def test_a_dump_whose_directories_climb_is_refused(room):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("./a/../../outside/")
+        member.type, member.pax_headers = tarfile.DIRTYPE, {"GNU.dumpdir": "Yx\0\0"}
+        archive.addfile(member)
+    stream.seek(0)
+    with pytest.raises(ParseError, match="leads out"):
+        amanda_tree.read_dumpdirs(stream)
+
+
+def test_a_damaged_dump_is_an_error_and_leaves_nothing(restores, room):
+    tape_file = Path(restores.source.path(restores.dumps[0].parts[0]))
+    content = tape_file.read_bytes()
+    damaged = bytearray(content)
+    damaged[-100] ^= 1
+    tape_file.write_bytes(damaged)
+    try:
+        with pytest.raises(AmandaError):
+            disk = restores.dumps[0].disk
+            amanda_restore.recover(
+                restores.dumps,
+                restores.source,
+                "localhost",
+                disk,
+                str(room / "out"),
+                at=restores.moments[0],
+            )
+        assert list(room.iterdir()) == []
+    finally:
+        tape_file.write_bytes(content)

@@ -1,0 +1,54 @@
+"""What recover refuses before it reads a dump; restores themselves are in the functional tests."""
+
+import amanda_restore
+import pytest
+from amanda_errors import ArgumentError
+
+
+def _refuses(destination, match):
+    with pytest.raises(ArgumentError, match=match):
+        amanda_restore.recover([], None, "web1", "/srv", str(destination))
+
+
+@pytest.fixture(autouse=True)
+def as_root(monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+
+
+def test_a_destination_that_is_not_empty_is_refused(tmp_path):
+    (tmp_path / "mine").touch()
+    _refuses(tmp_path, "isn't empty")
+
+
+def test_a_destination_that_is_a_file_or_a_link_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link", "dangling"):
+        _refuses(tmp_path / name, "no directory")
+
+
+def test_a_destination_without_a_parent_is_refused(tmp_path):
+    _refuses(tmp_path / "a" / "b", "no directory .* to make")
+
+
+@pytest.mark.parametrize("destination", ["out", "", "/srv/../out"])
+def test_a_destination_that_is_relative_or_climbs_is_refused(destination):
+    _refuses(destination, "no absolute path")
+
+
+def test_an_older_manifest_is_not_written_over(tmp_path):
+    (tmp_path / "out.sha256").touch()
+    _refuses(tmp_path / "out", "in the way")
+
+
+def test_only_root_may_restore(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(amanda_restore.AmandaError, match="only root"):
+        amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
+
+
+def test_a_good_destination_is_not_touched_if_the_host_is_unknown(tmp_path):
+    with pytest.raises(ArgumentError, match="no dump of 'web1'"):
+        amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
+    assert list(tmp_path.iterdir()) == []
