@@ -267,7 +267,12 @@ def read(places):
                 key = (dump.timestamp, dump.host, dump.disk, dump.level)
                 if _better(dump, dumps.get(key)):
                     dumps[key] = dump
-    made.update((dump.host, dump.disk, dump.timestamp, dump.level) for dump in dumps.values())
+    # a flushed dump's own log may be gone while its tape isn't
+    made.update(
+        (dump.host, dump.disk, dump.timestamp, dump.level)
+        for dump in dumps.values()
+        if dump.status == "OK"
+    )
     return _based([dumps[key] for key in sorted(dumps)], made)
 
 

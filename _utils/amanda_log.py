@@ -90,6 +90,7 @@ _MEASURED = {
 _KINDS_WITHOUT_DUMPS = {
     *("FATAL", "ERROR", "WARNING", "INFO", "SUMMARY", "START", "FINISH", "STATS", "MARKER"),
 }
+_KINDS_OF_DUMPS = {kind for _, kind in _FIELDS} - {"DISK"} | {"CHUNK", "CHUNKSUCCESS"}
 _PROGRAMS_OF_DUMPS = {program for program, _ in _FIELDS}
 
 _WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\])+', re.DOTALL)
@@ -118,6 +119,18 @@ def _unescape(match):
     if code[:1] in b"01234567":
         return bytes([int(code, 8) & 0xFF])
     return _ESCAPED.get(code, code)
+
+
+def split(text):
+    """Return the words of *text*, unquoted; None if a quotation mark has no end."""
+    words = []
+    while text := text.lstrip():
+        match = _WORD.match(text)
+        if not match or text[match.end() :][:1].strip():
+            return None
+        words.append(unquote(match.group()))
+        text = text[match.end() :]
+    return words
 
 
 class _Words:
@@ -242,8 +255,9 @@ def _parse(line, what, more):
     kind, _, rest = line.partition(" ")
     program, _, text = rest.partition(" ")
     if (program, kind) not in _FIELDS and kind not in _KINDS_WITHOUT_DUMPS:
-        # a word that isn't known, from a program whose lines tell the fate of dumps or from none
-        if program in _PROGRAMS_OF_DUMPS or not re.fullmatch(r"[a-z]+", program):
+        # an unknown line may be one about a dump, damaged, if either of its first words is
+        known = kind in _KINDS_OF_DUMPS or program in _PROGRAMS_OF_DUMPS
+        if known or not re.fullmatch(r"[a-z]+", program):
             raise ParseError(what, line)
         return None
     if program == "taper" and text.startswith("VAULT "):
