@@ -51,6 +51,9 @@ class Host:
                 f"lowerdir={ground.PLACE}/salt:{ground.PLACE}/base",
                 f"upperdir={self.place}/upper",
                 f"workdir={self.place}/work",
+                # One device number for all files, as on a real disk: without it tar would take
+                # what comes from a lower layer for another file system, and leave it out.
+                "xino=on",
             )
         )
         argv = ["mount", "-t", "overlay", "-o", options, self.name, f"{self.place}/root"]
