@@ -207,7 +207,7 @@ def open_catalogue(mirror, manifest, user=None, decrypt=None):
 def open_tape_file(mirror, config, part):
     """Open the file of a tape that holds *part*, an :class:`amanda_catalogue.Part`.
 
-    Returns a binary stream, opened with the rights of the mirror's user. Raises
+    Returns an unbuffered stream, opened with the rights of the mirror's user. Raises
     :class:`~amanda_errors.AmandaError` if the mirror has no such file.
     """
     for pattern, value in [

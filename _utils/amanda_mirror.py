@@ -134,7 +134,7 @@ def _tapes_on_disk(places, user):
 
 
 def _written(tapelist):
-    tapes = amanda_catalogue.read_tapelist(tapelist)
+    tapes = amanda_catalogue.read_tapelist(Path(tapelist))
     return [[tape.label, tape.written] for tape in tapes if tape.written != "0"]
 
 

@@ -193,12 +193,12 @@ def _close(files):
 
 
 def open_as(user, path):
-    """Open the file *path* for reading with the rights of *user*; returns a binary stream.
+    """Open the file *path* for reading with the rights of *user*; returns an unbuffered stream.
 
     Raises as :func:`as_user`, and :class:`OSError` if it is no regular file.
     """
     _, (number,) = as_user(user, hand_over, [str(path)], hands_over=True)
-    return os.fdopen(number, "rb")
+    return os.fdopen(number, "rb", buffering=0)
 
 
 def hand_over(paths):
