@@ -12,13 +12,16 @@ import sys
 import time
 from pathlib import Path
 
+import amanda_catalogue
 import amanda_generations
 import amanda_layout
+import amanda_mirror
 import amanda_rights
 import pytest
 from amanda_catalogue import Part
 from amanda_errors import AmandaError
 
+from tests.functional.local_amanda import LocalAmanda
 from tests.mirror_site import Site
 
 FILES = Path(__file__).parents[2] / "salt" / "backup" / "files"
@@ -305,6 +308,42 @@ def test_links_in_the_mirror_lead_nowhere(site):
     part = Part("daily-0001", 2, 1, 300_000 - 32768, "20250101010000")
     with pytest.raises(AmandaError, match="can't be read"):
         amanda_generations.open_tape_file(site.settings, "daily", part)
+
+
+def test_what_amanda_dumped_is_found_and_read_in_the_mirror_of_any_generation(site):
+    source = ROOT / "source"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(200_000))
+    amanda = LocalAmanda("vmirror", [(str(source), "plain")])
+    try:
+        assert amanda.dump() == 0
+        first = real_mirror(site, amanda)
+        assert amanda.dump("+1d") == 0
+        second = real_mirror(site, amanda)
+        assert second["copied_tapes"] == ["vmirror-0002"]
+        for generation, number in ((first["generation"], 1), (second["generation"], 2)):
+            manifest = amanda_generations.load(site.settings, "vmirror", generation)
+            assert list(manifest.fulls) == [f"localhost {source}"]
+            with amanda_generations.open_catalogue(site.settings, manifest, DUMP_USER) as places:
+                dumps = amanda_catalogue.read(places)
+            assert len(dumps) == number
+            for part in dumps[-1].parts:
+                on_tape = amanda.places.tapes / f"slot{part.label[-1]}"
+                (on_tape,) = on_tape.glob(f"{part.file:05d}.*")
+                with amanda_generations.open_tape_file(site.settings, "vmirror", part) as stream:
+                    assert stream.read() == on_tape.read_bytes()
+        checked = amanda_generations.check(site.settings, "vmirror", hashes=True)
+        assert checked["problems"] == []
+    finally:
+        amanda.remove()
+
+
+def real_mirror(site, amanda):
+    """Mirror what Amanda dumped, with the last fulls that its catalogue knows."""
+    fulls = amanda_mirror.last_fulls(amanda_catalogue.read(amanda.places))
+    return amanda_mirror.mirror(
+        amanda.places, site.settings, "age", fulls=fulls, platform=site.platform, extras=[]
+    )
 
 
 def timed(work):
