@@ -161,6 +161,5 @@ def known_hosts(fleet):
     """Return the known_hosts file, by minion id: the keys that each client may show."""
     lines = [_HEADER]
     for client in fleet.clients:
-        if client.retired is None:
-            lines += [f"{client.id} {key}" for key in client.keys]
+        lines += [f"{client.id} {key}" for key in client.keys]
     return "\n".join([*lines, ""])

@@ -180,12 +180,12 @@ def _client(minion_id, data):
     names = [field.name for field in dataclasses.fields(Client)]
     entry = reading.fields(data, names[1:])
     retired = reading.optional_moment(entry["retired"])
-    # The address and the keys of a retired client are free for others.
-    address, port, keys = None, None, ()
-    if retired is None or entry["address"] is not None:
+    if retired is None:
         address = reading.address(entry["address"], loopback=True)
         port = reading.port(entry["port"])
         keys = reading.keys(entry["keys"])
+    else:
+        address, port, keys = None, None, ()  # they are free for others
     return Client(
         id=reading.minion_id(minion_id),
         address=address,

@@ -209,6 +209,7 @@ def test_the_server_alone_may_be_at_a_loopback_address():
 @pytest.mark.parametrize(
     "address",
     ["localhost", "a.localhost", "127.1", "0x7f000001", "::1", "0.0.0.0", "fe80::1%eth0"]
+    + ["2001:db8::1%eth0"]
     + ["-oProxyCommand=id", "a b", "a\nb", "192.0.2.1\n", "*", "", "x" * 300, None, 7, ["a"]],
 )
 def test_an_address_that_leads_elsewhere_is_refused(address):
@@ -269,9 +270,12 @@ def test_an_id_that_could_spoil_the_disklist_is_refused_and_the_others_stay(bad)
 
 
 def test_an_id_that_differs_from_a_known_one_by_case_is_refused():
-    fleet, findings = collect({"WEB1": directories("/x")}, {"WEB1": host_keys(9)}, two())
-    assert fleet.client("WEB1") is None and fleet.client("web1")
+    paths = {"WEB1": directories("/x"), "web1": directories("/etc", "/home")}
+    paths["db1"] = directories("/srv")
+    fleet, findings = collect(paths, {"WEB1": host_keys(9)}, two())
+    assert fleet == two()
     assert "differs only by case from web1" in only(findings, "refused")["message"]
+    assert kinds(findings) == ["refused"]
 
 
 def test_of_two_new_ids_that_differ_by_case_both_are_refused():
@@ -462,6 +466,15 @@ def test_a_retired_directory_stays_retired_until_it_is_published_again():
     fleet, findings = collect(paths, {}, fleet)
     assert fleet.client("web1").directory("/home").retired is None
     assert only(findings, "returned")["path"] == "/home"
+
+
+def test_a_retired_directory_is_never_said_to_be_missing():
+    fleet = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
+    paths = {"web1": directories("/etc"), "db1": directories("/srv")}
+    assert collect(paths, {}, fleet) == (fleet, [])
+    del paths["web1"]
+    gone = collect(paths, {}, fleet)[0].client("web1")
+    assert gone.directory("/etc").missing and gone.directory("/home").missing is None
 
 
 def test_retiring_what_is_not_there_names_what_is():

@@ -279,7 +279,8 @@ def test_an_unknown_host_is_an_error_that_names_it():
         amanda_ssh.address_towards("no-such-host.invalid")
 
 
-INTERFACES = b"""[{"ifname":"lo","addr_info":[{"local":"127.0.0.1","scope":"host"}]},
+INTERFACES = b"""[{"ifname":"lo","addr_info":[{"local":"127.0.0.1","scope":"host"},
+    {"local":"192.0.2.99","scope":"host"}]},
   {"ifname":"eth0","addr_info":[{"local":"192.0.2.10","scope":"global"},
     {"local":"192.0.2.9","scope":"global"},{"local":"169.254.1.1","scope":"global"},
     {"local":"2001:db8::1","scope":"global"},{"local":"fe80::1","scope":"link"}]},{}]"""
