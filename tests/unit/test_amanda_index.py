@@ -84,7 +84,8 @@ def test_a_line_that_is_no_name_is_an_error(tmp_path, content):
 
 def test_a_damaged_index_is_an_error(tmp_path):
     content = INDEXES[0].read_bytes()
-    for damaged in (content[:-20], content[:200] + b"\0\0\0" + content[203:], b"text"):
+    cut, changed, nonsense = content[:-20], content[:-6] + b"\0" + content[-5:], content[:10]
+    for damaged in (cut, changed, nonsense + b"\xff" * 20, b"text"):
         (tmp_path / "index").write_bytes(damaged)
         with pytest.raises(AmandaError):
             list(amanda_index.names(tmp_path / "index"))

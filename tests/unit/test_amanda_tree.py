@@ -103,6 +103,18 @@ def test_where_renames_cannot_be_trusted_no_file_is_guessed(renames):
     assert tree.stored(b"e/f") == Stored(0, b"e")
 
 
+def test_a_directory_renamed_into_a_renamed_one_is_not_guessed():
+    tree = _made(
+        {b"": [b"Da", b"Db"], b"a": [b"Yf"], b"b": [b"Yf"]},
+        {
+            b"": [b"Dx", b"R./a", b"T./x", b"R./b", b"T./x/y"],
+            b"x": [b"Nf", b"Dy"],
+            b"x/y": [b"Nf"],
+        },
+    )
+    assert [tree.stored(name) for name in (b"x/f", b"x/y/f")] == [None, None]
+
+
 def test_doubt_lasts_through_the_later_levels_until_a_file_is_stored_again():
     full = {b"": [b"Da", b"Db"], b"a": [b"Yf", b"Yg"], b"b": [b"Yf"]}
     swap = [b"X.", b"R./a", b"T", b"R./b", b"T./a", b"R", b"T./b"]
