@@ -19,6 +19,7 @@ import amanda_find
 import amanda_layout
 import amanda_names
 import amanda_restored
+import amanda_tapefile
 from amanda_errors import AmandaError, ArgumentError
 from amanda_tree import join
 
@@ -171,7 +172,9 @@ class _Reader:
 
         So it is with age. Of other streams a flipped bit shows only in the checksum at the end.
         """
-        header = amanda_dump.read_header(self._source.path(self._chain[position].parts[0]))
+        part = self._chain[position].parts[0]
+        with self._source.open(part) as file:
+            header, _ = amanda_tapefile.take_header(file, f"tape {part.label} file {part.file}")
         return header.encrypt_program == os.fspath(amanda_layout.CRYPT["age"])
 
     def describe(self, position, early):

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import amanda_catalogue
 import amanda_dump
+import amanda_encryption
 import amanda_extract
 import amanda_find
+import amanda_layout
 import amanda_names
+import amanda_platform
 import amanda_restore
+import amanda_settings
 import amanda_snapshot
 import amanda_tree
 import pytest
@@ -252,6 +256,71 @@ def test_progress_ends_at_all_the_bytes_there_are(restores, room):
     sizes = [dump.native.size for dump in restores.dumps if dump.disk == "/srv/hard-amgtar"]
     assert told[-1][:2] == (sum(sizes), sum(sizes))
     assert all(done <= total for done, total, _ in told)
+
+
+# sealed dumps
+
+
+@pytest.fixture(scope="module")
+def sealed():
+    """A dump sealed with age: a small file, then 3 MB that no compressor shrinks."""
+    amanda_layout.PROGRAMS.mkdir(parents=True, exist_ok=True)
+    for program in (amanda_layout.CRYPT["age"], amanda_layout.COMPRESS):
+        shutil.copy(Path(__file__).parents[2] / "salt" / "backup" / "files" / program.name, program)
+        program.chmod(0o755)
+    amanda_encryption.ensure(amanda_settings.Encryption("age", ()), amanda_platform.detect())
+    top = Path("/srv/sealed")
+    shutil.rmtree(top, ignore_errors=True)
+    top.mkdir()
+    (top / "early").write_text("a small file\n")
+    (top / "late").write_bytes(os.urandom(3 << 20))
+    amanda = LocalAmanda("sealed", [("/srv/sealed", "sealed")], length="16 mbytes")
+    assert amanda.dump() == 0
+    yield amanda_catalogue.read(amanda.places), amanda_dump.TapeSource(amanda.places.tapes)
+    amanda.remove()
+    shutil.rmtree(top)
+
+
+def _flip(path, offset):
+    with open(path, "r+b") as file:
+        file.seek(offset, os.SEEK_END if offset < 0 else os.SEEK_SET)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_one_file_of_a_sealed_dump_is_had_without_reading_the_rest(sealed, room):
+    dumps, source = sealed
+    last = source.path(dumps[0].parts[-1])
+    _flip(last, -5)
+    try:
+        recover = [dumps, source, "localhost", "/srv/sealed/early"]
+        result = amanda_restore.recover(*recover, str(room / "out"))
+        assert (room / "out" / "early").read_text() == "a small file\n"
+        assert [dump["checked"] for dump in result["dumps"]] == [False]
+        with pytest.raises(AmandaError, match="sealed-0001"):
+            amanda_restore.recover(dumps, source, "localhost", "/srv/sealed", str(room / "all"))
+        assert sorted(path.name for path in room.iterdir()) == ["out", "out.sha256"]
+    finally:
+        _flip(last, -5)
+
+
+def test_a_flipped_bit_in_what_is_read_of_a_sealed_dump_is_an_error(sealed, room):
+    dumps, source = sealed
+    first = source.path(dumps[0].parts[0])
+    _flip(first, 40000)
+    try:
+        with pytest.raises(AmandaError):
+            recover = [dumps, source, "localhost", "/srv/sealed/early"]
+            amanda_restore.recover(*recover, str(room / "out"))
+        assert list(room.iterdir()) == []
+    finally:
+        _flip(first, 40000)
+
+
+def test_one_file_of_a_dump_that_is_not_sealed_is_had_after_reading_all(restores, room):
+    result = restores.recover("gzip", b"kinds/plain", room / "out")
+    assert [dump["checked"] for dump in result["dumps"]] == [True]
 
 
 # GNU tar and its incrementals, without Amanda
