@@ -272,20 +272,24 @@ def finish(partial, final, texts, replace=False):
         write(Path(partial, name), text)
     sync(partial)
     final = Path(final)
-    if replace and final.exists():
-        remove(str(final))
+    damaged = _set_aside(final) if replace and final.exists() else None
     Path(partial).rename(final)
     sync(final.parent)
     sync(final.parent.parent)
+    if damaged:
+        shutil.rmtree(damaged)
 
 
 def remove(path):
     """Remove a directory; from its first moment on nobody takes it for a whole one."""
     path = Path(path)
-    dying = path.with_name(f"{path.name}.old{PARTIAL}")
-    path.rename(dying)
+    dying = _set_aside(path)
     sync(path.parent)
     shutil.rmtree(dying)
+
+
+def _set_aside(path):
+    return path.rename(path.with_name(f"{path.name}.old{PARTIAL}"))
 
 
 def prune(directory, config, generations, tapes):

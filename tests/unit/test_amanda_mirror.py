@@ -10,6 +10,7 @@ from pathlib import Path
 import amanda_generations
 import amanda_layout
 import amanda_mirror
+import amanda_mirror_user
 import amanda_pruning
 import pytest
 from amanda_catalogue import Dump, Part
@@ -264,6 +265,22 @@ def test_the_last_full_of_every_dle_stays_however_old(site):
     newer = {"web1 /etc": (("daily-0001", "20250103010000"),)}
     assert site.mirror(fulls=newer)["pruned"]["generations"] == ["20250102T000000Z"]
     assert "daily-0001/20250101010000" not in site.held()
+
+
+def test_a_removal_that_stops_half_way_leaves_nothing_that_looks_whole(site, monkeypatch):
+    first, second = (site.mirror()["generation"] for _ in range(2))
+
+    def half(path):
+        (path / "manifest.sha256").unlink()
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="Input/output"):
+        broken.setattr(shutil, "rmtree", half)
+        amanda_mirror_user.remove(site.top / "generations" / first)
+    (row,) = amanda_generations.generations(site.settings, "daily")
+    assert (row["generation"], row["problem"]) == (second, None)
+    site.mirror()
+    assert not list(site.top.rglob("*.partial"))
 
 
 def test_an_unusual_size_is_mirrored_and_told_and_nothing_is_removed(site):
