@@ -6,7 +6,6 @@ has all of its parts on tape.
 
 import contextlib
 import os
-import re
 import subprocess
 import threading
 
@@ -65,10 +64,9 @@ def dump(places, user, expected, progress):
     else:  # it did not even begin
         timestamp, flushed = None, []
         entries = [_entry(host, disk, None, said) for host, disk in expected]
-    waiting = amanda_holding.images(places, user)
-    _explain(entries, waiting, tail.errors, user)
-    _forget_sizes(places, entries, user)
     aside += amanda_holding.set_aside(places, user)
+    waiting = amanda_holding.images(places, user)
+    _explain(entries, waiting, aside, tail.errors, user)
     return {
         **_summary(status, entries, flushed, waiting, aside),
         "timestamp": timestamp,
@@ -168,31 +166,32 @@ def _entry(host, disk, outcome, detail):
     }
 
 
-def _explain(entries, waiting, errors, user):
+def _explain(entries, waiting, aside, errors, user):
     """Say in words why each of *entries* failed; hosts that may be the cause are asked.
 
-    waiting
-        What is on the holding disk.
+    waiting, aside
+        What is on the holding disk, and what was taken from it.
     errors
         What Amanda said of the run as a whole: pairs of program and text.
     """
-    held = {(image["host"], image["disk"], image["timestamp"]) for image in waiting}
     tape = [text for program, text in errors if program in ("taper", "driver")]
-    failed = [entry for entry in entries if not entry["success"]]
+    failed = {(e["host"], e["disk"]): e for e in entries if not e["success"]}
     suspects = []
-    for entry in failed:
-        texts = [entry["detail"]]
-        if entry["level"] is not None or entry["detail"] == _UNREACHED:
-            texts += tape
-        entry["reason"] = amanda_amdump.reason(entry["host"], entry["disk"], texts)
+    for (host, disk), entry in failed.items():
+        # What happened to the tapes is no reason for a dump that was never made.
+        never = entry["level"] is None and entry["detail"] != _UNREACHED
+        texts = [entry["detail"], *([] if never else tape)]
+        entry["reason"] = amanda_amdump.reason(host, disk, texts)
         if entry["reason"] is None:
             suspects.append(entry)
     reached = amanda_reach.probe([entry["host"] for entry in suspects], user)
     for entry in suspects:
         entry["reason"] = _suspected(entry, reached[entry["host"]])
-    for entry in failed:
-        if any((entry["host"], entry["disk"]) == image[:2] for image in held):
-            entry["reason"] += "; the dump waits on the holding disk for the next run"
+    for image in (*waiting, *aside):
+        entry = failed.get((image["host"], image["disk"]))
+        if entry:
+            text = image.get("message", "the dump waits on the holding disk for the next run")
+            entry["reason"] = text if image in aside else f"{entry['reason']}; {text}"
 
 
 def _suspected(entry, reach):
@@ -203,17 +202,6 @@ def _suspected(entry, reach):
     if broken:
         return f"the connection to {entry['host']} broke off ({broken}); it answers now"
     return f"Amanda says: {entry['detail'] or 'nothing'}"
-
-
-def _forget_sizes(places, entries, user):
-    """Have Amanda ask the client again how large a DLE is that it found too large for the tapes.
-
-    The planner estimates from its history, which only a dump updates: a DLE once too large would
-    be refused for ever, however small it has become since. Without history the client measures.
-    """
-    for entry in entries:
-        if re.search(amanda_amdump.TOO_LARGE, entry["detail"]):
-            amanda_holding.forget(places, user, entry["host"], entry["disk"])
 
 
 def _summary(status, entries, flushed, waiting, aside):
@@ -229,7 +217,7 @@ def _summary(status, entries, flushed, waiting, aside):
         rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         parts.append(f"{first['host']} {first['disk']}: {first['reason']}{rest}")
     if waiting:
-        parts.append(f"{len(waiting)} dumps wait on the holding disk for the next run")
+        parts.append(f"on the holding disk, for the next run: {len(waiting)}")
     parts += [f"{image['host']} {image['disk']}: {image['message']}" for image in aside]
     # A failed dump that was tried again and succeeded leaves its bit; the catalogue knows better.
     serious = status & ~(amanda_amdump.STRANGE | amanda_amdump.FAILED) if status >= 0 else status

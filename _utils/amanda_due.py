@@ -118,6 +118,9 @@ def due(cron, last, now, splay=0, seed=""):
 def look(config, cron, splay, seed, now=None, path=amanda_layout.DUE):
     """Return :class:`Due` for *config*, from the record at *path*.
 
+    seed
+        What tells this server from others; the config's name is added, to spread its configs.
+
     A config not yet recorded is recorded, and so is a correction, since both must be remembered
     for the next look. After starting a run call :func:`record`.
 
@@ -131,7 +134,7 @@ def look(config, cron, splay, seed, now=None, path=amanda_layout.DUE):
         moment = now.astimezone(UTC)
         passed = _previous(cron, moment, now.tzinfo)
         return Due(True, passed, moment, f"{error}; running once to be safe")
-    decision = due(cron, served, now, splay, seed)
+    decision = due(cron, served, now, splay, f"{seed} {config}")
     if not decision.run and decision.served != served:
         record(config, decision.served, path)
     return decision

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import amanda_command
 import amanda_files
+import amanda_log
 from amanda_errors import AmandaError, ParseError
 from amanda_rights import as_user
 
-_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
-_HEADER = re.compile(r'AMANDA: FILE (\d{14}) (\S+) ("(?:[^"\\]|\\.)*"|\S+) ')
+# amadmin quotes names as Perl does, everybody else as Amanda's C library does.
+_WORD = re.compile(r"'(?:[^'\\]|\\.)*'|\S+")
+_FIRST = "AMANDA: FILE "
 _CONTINUED = "AMANDA: CONT_FILE "
 _MARGIN = 512 * 1024  # bytes of a tape that labels, headers and the end of the tape take
 
@@ -49,13 +51,17 @@ def parse(text):
         found.append(
             {
                 "host": host,
-                "disk": disk.strip('"'),
+                "disk": _unquoted(disk),
                 "timestamp": stamp,
                 "level": int(level),
                 "size": int(size) * 1024,
             }
         )
     return sorted(found, key=lambda image: image["timestamp"])
+
+
+def _unquoted(word):
+    return re.sub(r"\\(.)", r"\1", word[1:-1]) if word.startswith("'") else word
 
 
 def capacity(places, user):
@@ -72,8 +78,7 @@ def set_aside(places, user):
     """Move dumps that are too large for one run's tapes out of Amanda's way.
 
     They go to a directory beside this config's holding disk, the newest of each DLE only, where
-    they can still be read by hand. Amanda forgets the DLE's history, so that its next dump is a
-    full one: an increment on top of a dump that is on no tape could never be restored.
+    they can still be read by hand; see :func:`forget`.
 
     Returns a list of dicts: those of :func:`images`, with ``path`` and ``message``.
     """
@@ -99,9 +104,27 @@ def set_aside(places, user):
 
 
 def forget(places, user, host, disk):
-    """Make Amanda forget the history of a DLE: its next dump is full, its size asked anew."""
-    argv = ["amadmin", "--exact-match", places.name, "delete", host, disk]
-    amanda_command.run(argv, user=user)
+    """Make Amanda forget the dumps of a DLE, but not how well it compresses.
+
+    Its next dump is a full one, since what it would be an increment to is on no tape. Its size is
+    asked of the client, not taken from history, so that it is dumped again as soon as it fits; the
+    ratio of compression keeps the planner from trying before.
+    """
+    admin = ["amadmin", "--exact-match", places.name]
+    known = amanda_command.run([*admin, "export", host, disk], user=user).stdout
+    amanda_command.run([*admin, "delete", host, disk], user=user)
+    amanda_command.run([*admin, "import"], user=user, stdin=without_dumps(known))
+
+
+def without_dumps(export):
+    """Return what ``amadmin export`` wrote, bytes, without the dumps it tells of."""
+    kept = []
+    for line in export.splitlines(keepends=True):
+        if line.startswith(b"last_level:"):
+            kept.append(b"last_level: -1 -1\n")
+        elif not line.startswith((b"stats:", b"history:")):
+            kept.append(line)
+    return b"".join(kept)
 
 
 def _move(holding, target, wanted):
@@ -125,8 +148,9 @@ def _move(holding, target, wanted):
 
 
 def _identity(head):
-    match = _HEADER.match(head)
-    return match and [match[1], match[2], match[3].strip('"')]
+    """Return timestamp, host and disk of the dump whose first file begins with *head*."""
+    words = amanda_log.split(head.partition("\n")[0]) if head.startswith(_FIRST) else None
+    return words[2:5] if words else None
 
 
 def _head(path):

@@ -9,6 +9,7 @@ A run that was killed, or lost to a power cut, can't write its end. Its file nam
 the boot it belonged to, so that whoever reads it sees that nobody is at it any more.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -208,21 +209,29 @@ def _run_of(file):
 
 def interrupted(directory=amanda_layout.RUNS):
     """Return the results of runs that never wrote their end, and whose process is gone."""
+    return [
+        each
+        for each in _recent(directory)
+        if each["state"] == "interrupted" and "finished" not in each
+    ]
+
+
+def _recent(directory):
+    """Return the newest results; a damaged one must not keep the others from being told of."""
     found = []
     for file in files(directory)[-_RECENT:]:
-        try:
-            content = read(file)
-        except ParseError:
-            continue  # no atomic write leaves this; report it where results are listed
-        if content["state"] == "interrupted" and "finished" not in content:
-            found.append(content)
+        with contextlib.suppress(ParseError):
+            found.append(read(file))
     return found
 
 
 def unreported(directory=amanda_layout.RUNS):
     """Return the results of runs that ended and that :func:`mark_reported` has not seen."""
-    found = [read(file) for file in files(directory)[-_RECENT:]]
-    return [each for each in found if each["state"] != "running" and not each.get("reported")]
+    return [
+        each
+        for each in _recent(directory)
+        if each["state"] != "running" and not each.get("reported")
+    ]
 
 
 def mark_reported(content, directory=amanda_layout.RUNS):

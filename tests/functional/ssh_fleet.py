@@ -82,11 +82,8 @@ class SshFleet:
         amanda_files.apply(amanda_provision.engine(REPOSITORY / "_utils"))
         programs = [amanda_layout.PROGRAMS / path.name for path in FILES.iterdir()]
         programs = [path for path in programs if path.suffix != ".jinja"]
-        amanda_files.apply(
-            amanda_provision.programs(
-                programs, lambda name: (FILES / name).read_bytes(), sys.executable
-            )
-        )
+        wanted = amanda_provision.programs(programs, lambda name: (FILES / name).read_bytes())
+        amanda_files.apply(wanted)
         amanda_layout.SSH_KEY.parent.mkdir(parents=True, exist_ok=True)
         if not amanda_layout.SSH_KEY.exists():
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", amanda_layout.SSH_KEY)

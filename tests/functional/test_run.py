@@ -1,10 +1,16 @@
 """Runs for real: amdump over SSH, and what is told of clients and tapes that fail."""
 
+import json
 import os
+import shutil
+import signal
+import time
 
+import amanda_layout
+import amanda_results
 import pytest
 
-from tests.functional.ssh_fleet import ROOT, SshFleet
+from tests.functional.ssh_fleet import ROOT, SWALLOWED, UNANSWERED, SshFleet
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, Amanda and sshd")
 
@@ -51,3 +57,249 @@ def test_a_run_dumps_every_client_and_the_catalogue_confirms_it(fleet):
     second = dles(fleet.run("backup"))
     assert {entry["level"] for entry in second.values()} == {1}
     assert {tuple(entry["labels"]) for entry in second.values()} == {("daily-0002",)}
+
+
+def test_one_client_that_is_down_does_not_cost_the_others_their_dumps(fleet):
+    """Every way of being out of reach, told apart in words; the good ones are on tape."""
+    good, lost = directory("good"), directory("lost")
+    missing = str(ROOT / "data" / "missing")
+    fleet.client("good1", [good, missing])
+    other = fleet.client("good2", [good])
+    fleet.client("down1", [lost], address=SWALLOWED, daemon=None)
+    fleet.client("away1", [lost], address=UNANSWERED, daemon=None)
+    fleet.client("refused1", [lost], daemon=None)
+    fleet.client("hung1", [lost], daemon="hung")
+    fleet.client("changed1", [lost], key=other.keys[0][:-4] + "AAAA")
+    result = fleet.run("backup")
+    entries = dles(result)
+    assert not result["success"]
+    assert {key for key, entry in entries.items() if entry["success"]} == {
+        ("good1", good),
+        ("good2", good),
+    }
+    reasons = {host: entry["reason"] for (host, disk), entry in entries.items() if disk != good}
+    assert f"down1 does not answer on {SWALLOWED} port 2022 (timed out)" in reasons["down1"]
+    assert f"away1 does not answer on {UNANSWERED} port 2022 (no route" in reasons["away1"]
+    assert "refused1 refuses connections on" in reasons["refused1"]
+    assert "its SSH daemon does not answer" in reasons["hung1"]
+    assert "changed1 shows another SSH host key" in reasons["changed1"]
+    assert f"{missing} does not exist on good1" in reasons["good1"]
+    assert "EOF on read" in entries["down1", lost]["detail"]
+    assert "2 of 8 directories are on tape" in steps(result)["dump"]["message"]
+
+
+def test_a_client_that_refuses_the_key_is_told_from_one_that_is_down(fleet):
+    lost = directory("lost")
+    fleet.client("denied1", [lost])
+    (ROOT / "authorized_keys").write_text("")
+    (entry,) = dles(fleet.run("backup")).values()
+    assert "denied1 does not accept this server's SSH key" in entry["reason"]
+
+
+def test_a_dump_too_large_for_the_tapes_never_blocks_those_of_others(fleet):
+    small, large = directory("small"), directory("large", 30_000_000)
+    fleet.client("web1", [small])
+    fleet.client("db1", [large])
+    first = fleet.run("backup")
+    assert not first["success"]
+    (aside,) = steps(first)["dump"]["set_aside"]
+    assert aside["host"] == "db1"
+    assert dles(first)["db1", large]["reason"] == aside["message"]
+    assert "larger than the tapes one run may write" in aside["message"]
+    assert len(os.listdir(aside["path"])) == 1
+    assert fleet.amanda("amadmin", "daily", "holding", "list") == ""
+    for _ in range(2):
+        result = fleet.run("backup")
+        assert dles(result)["web1", small]["success"], result
+        reason = dles(result)["db1", large]["reason"]
+        assert "is larger than the tapes one run may write" in reason
+        assert steps(result)["dump"]["set_aside"] == []
+    directory("large", 300_000)
+    result = fleet.run("backup")
+    assert result["success"], result
+    assert dles(result)["db1", large]["level"] == 0
+
+
+def test_without_the_tapes_directory_dumps_wait_and_the_next_run_writes_them(fleet):
+    data = directory("data")
+    fleet.client("web1", [data])
+    assert fleet.run("backup")["success"]
+    tapes = fleet.places.tapes
+    tapes.rename(tapes.with_name("away"))
+    result = fleet.run("backup")
+    assert not result["success"]
+    (entry,) = dles(result).values()
+    assert f"the directory of the tapes, {tapes}, does not exist" in entry["reason"]
+    assert "waits on the holding disk" in entry["reason"]
+    assert len(steps(result)["dump"]["holding"]) == 1
+    tapes.with_name("away").rename(tapes)
+    result = fleet.run("backup")
+    assert result["success"], result
+    (flushed,) = steps(result)["dump"]["flushed"]
+    assert flushed["success"]
+    assert flushed["level"] == 1
+
+
+def test_when_every_tape_is_too_recent_the_reason_says_so(fleet):
+    data = directory("data")
+    fleet.client("web1", [data])
+    for number in range(1, 11):
+        fleet.amanda("amadmin", "daily", "no-reuse", f"daily-{number:04}")
+    (entry,) = dles(fleet.run("backup")).values()
+    assert "all are too recent to be overwritten" in entry["reason"]
+
+
+def test_without_a_key_nothing_is_dumped_and_the_step_that_failed_is_named(fleet):
+    fleet.client("web1", [directory("data")])
+    amanda_layout.AGE_IDENTITY.unlink()
+    result = fleet.run("backup")
+    assert not result["success"]
+    assert not steps(result)["canary"]["success"]
+    assert steps(result)["dump"]["skipped"]
+    assert not list(fleet.places.logs.glob("log.*"))
+
+
+def test_a_run_killed_like_by_a_power_cut_is_known_as_interrupted_and_blocks_nothing(fleet):
+    fleet.client("web1", [directory("data", 8_000_000)])
+    process, file = fleet.start("backup")
+    wait_for(lambda: list(fleet.places.holding.glob("*/*")))
+    fleet.kill_run(process)
+    lost = amanda_results.read(file)
+    assert lost["state"] == "interrupted"
+    assert "it was killed" in lost["message"]
+    result = fleet.run("backup")
+    assert result["success"], result
+    assert json.loads(file.read_bytes())["state"] == "interrupted"
+
+
+def test_a_run_that_is_stopped_says_so_and_leaves_nothing_of_amanda(fleet):
+    fleet.client("web1", [directory("data", 8_000_000)])
+    process, file = fleet.start("backup")
+    wait_for(lambda: list(fleet.places.holding.glob("*/*")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 1
+    result = amanda_results.read(file)
+    assert result["state"] == "interrupted"
+    assert "was stopped" in result["message"]
+    wait_for(lambda: not amanda_processes())
+    assert fleet.run("backup")["success"]
+
+
+def amanda_processes():
+    """Return the command lines of this config's programs of Amanda."""
+    found = []
+    for path in ROOT.parent.parent.parent.glob("proc/[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(str(ROOT).encode() in word for word in words if b"log.2" in word):
+            found.append(words)
+    return found
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_second_run_beside_the_first_is_refused(fleet):
+    fleet.client("web1", [directory("data")])
+    process, file = fleet.start("backup")
+    wait_for(file.exists)
+    second, other = fleet.start("check")
+    assert second.wait(timeout=30) == 2
+    assert not other.exists()
+    assert process.wait(timeout=60) == 0
+
+
+def test_progress_shows_the_dump_while_it_goes_on(fleet):
+    fleet.client("web1", [directory("a"), directory("b")])
+    process, file = fleet.start("backup")
+    seen = []
+
+    def look():
+        content = amanda_results.read(file) if file.exists() else {}
+        if content.get("progress"):
+            seen.append((content["step"], content["progress"]["dles"]))
+        return process.poll() is not None
+
+    wait_for(look)
+    assert ("dump", 2) in seen
+
+
+def test_a_disklist_that_amanda_cant_read_leaves_the_old_one_and_its_clients_dumped(fleet):
+    data = directory("data")
+    fleet.client("web1", [data])
+    assert fleet.run("backup")["success"]
+    before = (fleet.places.conf / "disklist").read_bytes()
+    conf = fleet.places.conf / "amanda.conf"
+    text = conf.read_text()
+    conf.write_text(text.replace("define dumptype encrypt-amgtar-ssh-mounts", "define dumptype x"))
+    mounts = fleet.clients[0].directories[0].__class__(data, "daily", mounts=True)
+    fleet.clients[0] = fleet.clients[0].__class__(
+        **{**vars(fleet.clients[0]), "directories": (mounts,)}
+    )
+    fleet.save()
+    result = fleet.run("backup")
+    assert not result["success"]
+    assert "can't read the new disklist" in steps(result)["collect"]["message"]
+    assert "encrypt-amgtar-ssh-mounts" in steps(result)["collect"]["message"]
+    assert (fleet.places.conf / "disklist").read_bytes() == before
+    assert dles(result)["web1", data]["success"]
+
+
+def test_with_nobody_to_back_up_the_run_says_so(fleet):
+    result = fleet.run("backup")
+    assert not result["success"]
+    assert "no client has published a directory" in steps(result)["collect"]["message"]
+
+
+def test_check_tells_of_server_and_clients_without_dumping(fleet):
+    missing = str(ROOT / "data" / "missing")
+    fleet.client("web1", [directory("data")])
+    assert fleet.run("check")["success"]
+    fleet.client("db1", [missing])
+    fleet.client("down1", [missing], address=SWALLOWED, daemon=None)
+    shutil.rmtree(fleet.places.tapes)
+    result = fleet.run("check")
+    answer = steps(result)["check"]
+    assert not answer["success"]
+    clients = {client["host"]: client for client in answer["clients"]}
+    assert clients["web1"]["success"]
+    assert f"can not stat '{missing}'" in clients["db1"]["message"]
+    assert "does not answer" in clients["down1"]["message"]
+    assert any("does not exist" in problem for problem in answer["server"])
+    assert not list(fleet.places.logs.glob("log.2*"))
+
+
+def test_a_mirror_that_fails_hides_nothing_of_the_dump(fleet):
+    data = directory("data")
+    fleet.client("web1", [data])
+    recipient = amanda_layout.AGE_RECIPIENTS.read_text().split()[0]
+    fleet.pillar["encryption"] = {"recipients": [recipient]}
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(ROOT / "nowhere")}
+    result = fleet.run("backup_and_mirror")
+    assert [step["step"] for step in result["steps"]][-2:] == ["dump", "mirror"]
+    assert dles(result)["web1", data]["success"]
+    assert not steps(result)["mirror"]["success"]
+    assert not result["success"]
+
+
+def test_with_one_client_down_what_the_others_dumped_is_mirrored(fleet):
+    data = directory("data")
+    fleet.client("web1", [data])
+    fleet.client("down1", [data], address=SWALLOWED, daemon=None)
+    mirror = ROOT / "mirror"
+    mirror.mkdir(mode=0o700)
+    shutil.chown(mirror, "nobody")
+    recipient = amanda_layout.AGE_RECIPIENTS.read_text().split()[0]
+    fleet.pillar["encryption"] = {"recipients": [recipient]}
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
+    result = fleet.run("backup_and_mirror")
+    assert not result["success"]
+    assert "down1 does not answer" in steps(result)["dump"]["message"]
+    assert steps(result)["mirror"]["success"], result
+    assert steps(result)["mirror"]["copied_tapes"] == ["daily-0001"]

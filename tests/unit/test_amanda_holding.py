@@ -1,5 +1,6 @@
 """What waits on the holding disk, from what amadmin really printed."""
 
+import os
 from pathlib import Path
 
 import amanda_holding
@@ -22,9 +23,18 @@ def test_every_dump_on_the_holding_disk_is_listed_the_oldest_first():
     assert [image["timestamp"] for image in images] == sorted(i["timestamp"] for i in images)
 
 
-def test_a_directory_with_a_blank_in_its_name_is_one_word():
-    (image,) = amanda_holding.parse('33  2   *   db1 "/srv/two words" 20261123083746\n')
-    assert image["disk"] == "/srv/two words"
+@pytest.mark.parametrize(
+    ("printed", "disk"),
+    [
+        ("'/srv/data/db-1'", "/srv/data/db-1"),
+        ("'/srv/data/it\\'s'", "/srv/data/it's"),
+        ("'/srv/data/two words'", "/srv/data/two words"),
+        ("'/srv/data/é'", "/srv/data/é"),
+    ],
+)
+def test_a_directory_that_amadmin_quotes_is_one_word(printed, disk):
+    (image,) = amanda_holding.parse(f"33         1   *   db1 {printed} 20261123085915\n")
+    assert image["disk"] == disk
 
 
 def test_an_empty_holding_disk_has_nothing():
@@ -51,6 +61,7 @@ def test_a_dump_is_moved_with_all_its_chunks_and_nothing_else(tmp_path):
     image_file(stamp, "db1._srv_x.1.1", head.replace("FILE", "CONT_FILE"))
     image_file(stamp, "db1._srv_x.10", head.replace("/srv/x", "/srv/x.10"))
     image_file(stamp, "web1._srv_x.0", head.replace("db1", "web1"))
+    image_file(stamp, "db1._srv_two words.0", head.replace("/srv/x", '"/srv/two words"'))
     old = aside / "db1._srv_x"
     old.mkdir()
     (old / "20261122083743.db1._srv_x.1").touch()
@@ -60,10 +71,30 @@ def test_a_dump_is_moved_with_all_its_chunks_and_nothing_else(tmp_path):
         "20261123083743.db1._srv_x.1",
         "20261123083743.db1._srv_x.1.1",
     ]
-    assert sorted(file.name for file in stamp.iterdir()) == ["db1._srv_x.10", "web1._srv_x.0"]
+    left = ["db1._srv_two words.0", "db1._srv_x.10", "web1._srv_x.0"]
+    assert sorted(file.name for file in stamp.iterdir()) == left
+    wanted = ["20261123083743", "db1", "/srv/two words"]
+    path = amanda_holding._move(str(holding), str(aside), wanted)
+    assert os.listdir(path) == ["20261123083743.db1._srv_two words.0"]
 
 
 def test_a_dump_that_is_listed_but_not_there_is_an_error(tmp_path):
     (tmp_path / "20261123083743").mkdir()
     with pytest.raises(AmandaError, match="db1 /srv/x"):
         amanda_holding._move(str(tmp_path), str(tmp_path), ["20261123083743", "db1", "/srv/x"])
+
+
+def test_an_export_without_its_dumps_keeps_the_rates():
+    export = (CAPTURED / "amadmin-export").read_bytes()
+    assert amanda_holding.without_dumps(export).decode().splitlines()[7:] == [
+        "host: db1",
+        "disk: /srv/data/db1",
+        "command: 0",
+        "last_level: -1 -1",
+        "consecutive_runs: 1",
+        "full-rate: 15360.500000 -1.000000 -1.000000",
+        "full-comp: 0.999707 -1.000000 -1.000000",
+        "incr-rate: -1.000000 -1.000000 -1.000000",
+        "incr-comp: -1.000000 -1.000000 -1.000000",
+        "//",
+    ]

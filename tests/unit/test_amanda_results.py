@@ -154,6 +154,18 @@ def test_a_damaged_result_is_an_error_that_names_the_file(tmp_path, content):
     with pytest.raises(ParseError, match=ID):
         amanda_results.read(file)
     assert amanda_results.interrupted(tmp_path) == []
+    report(tmp_path, "20250304T010203Z-bbbbbb").finish()
+    (found,) = amanda_results.unreported(tmp_path)
+    assert found["id"] == "20250304T010203Z-bbbbbb"
+
+
+def test_a_result_is_reported_once(tmp_path):
+    result = report(tmp_path).finish()
+    assert amanda_results.unreported(tmp_path) == [result]
+    amanda_results.mark_reported(result, tmp_path)
+    assert amanda_results.unreported(tmp_path) == []
+    report(tmp_path, "20250304T010203Z-bbbbbb")
+    assert amanda_results.unreported(tmp_path) == [], "it still runs"
 
 
 def test_a_result_that_isnt_there_is_an_error(tmp_path):
