@@ -24,8 +24,6 @@ TAR = (
     "--preserve-permissions",
     "--same-owner",
     "--numeric-owner",
-    # A dump's directories come first: only at the end are their times and modes final.
-    "--delay-directory-restore",
     "--xattrs",
     "--xattrs-include=*",  # without it tar brings back the user namespace alone
     "--acls",

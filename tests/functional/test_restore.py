@@ -347,7 +347,9 @@ def _replaced_site(room, cleanse):
     (top / "site/css").mkdir(parents=True)
     (top / "site/css/x").write_text("new")
     if cleanse:
-        assert amanda_snapshot.cleanse(snapshot, top) == 2
+        arguments = ["--create", "--file=-", f"--directory={top}"]
+        arguments += [f"--listed-incremental={snapshot}", "."]
+        assert amanda_snapshot.prepare("tar", arguments) == 2
     _tar(top, snapshot, room / "1.tar")
     chain = []
     for archive in ("0.tar", "1.tar"):

@@ -10,7 +10,7 @@ import time
 import amanda_snapshot
 import amanda_tree
 import pytest
-from amanda_errors import ParseError
+from amanda_errors import AmandaError, ParseError
 
 _LETTERS = "abcdefgh"
 
@@ -20,6 +20,14 @@ def _dump(top, snapshot, archive):
     subprocess.run(
         ["tar", *options, f"--listed-incremental={snapshot}", "."], check=True, capture_output=True
     )
+
+
+def _cleanse(top, snapshot):
+    """Cleanse *snapshot* with what a walk of *top* says now."""
+    now = snapshot.with_name("now")
+    now.unlink(missing_ok=True)
+    _dump(top, now, "/dev/null")
+    return amanda_snapshot.cleanse(snapshot, now)
 
 
 class _Change:
@@ -115,7 +123,7 @@ def test_no_change_of_names_loses_or_mixes_up_a_file(tmp_path, seed):
         if level:
             time.sleep(0.02)  # tar compares times: what changes now is newer than the dump
             change.times(7, ["make", "write", "remove", "move_file", "move", "move", "exchange"])
-            amanda_snapshot.cleanse(snapshot, top)
+            _cleanse(top, snapshot)
         time.sleep(0.02)
         _dump(top, snapshot, tmp_path / f"{level}.tar")
         known = _known(top)
@@ -129,7 +137,7 @@ def test_an_unchanged_tree_stays_known_to_tar(tmp_path):
     (top / "a" / "b" / "new\nline").touch()
     _dump(top, snapshot, tmp_path / "0.tar")
     content = snapshot.read_bytes()
-    assert amanda_snapshot.cleanse(snapshot, top) == 0
+    assert _cleanse(top, snapshot) == 0
     assert snapshot.read_bytes() == content
 
 
@@ -140,24 +148,98 @@ def test_renamed_directories_and_those_in_them_are_taken_out(tmp_path):
     _dump(top, snapshot, tmp_path / "0.tar")
     snapshot.chmod(0o600)
     (top / "a").rename(top / "d")
-    assert amanda_snapshot.cleanse(snapshot, top) == 2
+    assert _cleanse(top, snapshot) == 2
     assert b"./a" not in snapshot.read_bytes()
     assert b"./c" in snapshot.read_bytes()
     assert snapshot.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_dump_has_nothing_to_cleanse(tmp_path):
-    assert amanda_snapshot.cleanse(tmp_path / "absent", tmp_path) == 0
-    (tmp_path / "empty").touch()
-    assert amanda_snapshot.cleanse(tmp_path / "empty", tmp_path) == 0
+def test_on_nfs_another_device_number_is_no_rename(tmp_path):
+    record = b"%d\x000\x000\x00%d\x0077\x00./a\x00Yf\0\0\0"
+    now = tmp_path / "now"
+    for nfs, device, dropped in [(1, 5, 0), (1, 6, 0), (0, 5, 0), (0, 6, 1)]:
+        (tmp_path / "before").write_bytes(b"GNU tar-1.34-2\n1\x001\x00" + record % (nfs, 5))
+        now.write_bytes(b"GNU tar-1.34-2\n2\x002\x00" + record % (nfs, device))
+        assert amanda_snapshot.cleanse(tmp_path / "before", now) == dropped
 
 
-@pytest.mark.parametrize("damage", [b"other", b"GNU tar-1.34-1\n1\0", None])
-def test_what_is_no_snapshot_is_an_error_and_stays(tmp_path, damage):
-    snapshot = tmp_path / "snapshot"
-    _dump(tmp_path, snapshot, "/dev/null")
-    snapshot.write_bytes(damage or snapshot.read_bytes()[:-5])
-    before = snapshot.read_bytes()
+@pytest.mark.parametrize("damage", [b"other", b"GNU tar-1.34-1\n1\0", b"", None])
+@pytest.mark.parametrize("which", ["snapshot", "now"])
+def test_what_is_no_snapshot_is_an_error_and_nothing_changes(tmp_path, damage, which):
+    for name in ("snapshot", "now"):
+        _dump(tmp_path, tmp_path / name, "/dev/null")
+    good = (tmp_path / which).read_bytes()
+    (tmp_path / which).write_bytes(good[:-5] if damage is None else damage)
+    before = (tmp_path / "snapshot").read_bytes()
     with pytest.raises(ParseError):
-        amanda_snapshot.cleanse(snapshot, tmp_path)
+        amanda_snapshot.cleanse(tmp_path / "snapshot", tmp_path / "now")
+    assert (tmp_path / "snapshot").read_bytes() == before
+
+
+def _arguments(top, snapshot, archive="-"):
+    """Return what amgtar 3.5.1 gives to tar."""
+    return [
+        "--create",
+        "--verbose",
+        "--block-number",
+        "--file",
+        archive,
+        "--directory",
+        str(top),
+    ] + [
+        "--one-file-system",
+        "--acls",
+        "--xattrs",
+        "--listed-incremental",
+        str(snapshot),
+        "--sparse",
+        "--ignore-failed-read",
+        "--totals",
+        ".",
+    ]
+
+
+@pytest.fixture
+def renamed(tmp_path):
+    """A tree whose directory was renamed since the snapshot beside it was made."""
+    top, snapshot = tmp_path / "top", tmp_path / "snapshot"
+    (top / "a" / "b").mkdir(parents=True)
+    _dump(top, snapshot, tmp_path / "0.tar")
+    (top / "a").rename(top / "d")
+    return top, snapshot
+
+
+def test_before_an_incremental_the_snapshot_is_cleansed_and_no_trace_left(renamed):
+    top, snapshot = renamed
+    assert amanda_snapshot.prepare("tar", _arguments(top, snapshot)) == 2
+    assert b"./a" not in snapshot.read_bytes()
+    assert sorted(path.name for path in top.parent.iterdir()) == ["0.tar", "snapshot", "top"]
+
+
+def test_before_an_estimate_or_a_restore_nothing_is_done(renamed):
+    top, snapshot = renamed
+    before = snapshot.read_bytes()
+    estimate = _arguments(top, snapshot, "/dev/null")
+    restore = ["--extract", "--file", "-", "--listed-incremental", str(snapshot)]
+    for arguments in (estimate, restore, ["--version"], []):
+        assert amanda_snapshot.prepare("tar", arguments) == 0
     assert snapshot.read_bytes() == before
+
+
+def test_before_a_full_dump_nothing_is_done(tmp_path):
+    (tmp_path / "empty").touch()
+    for snapshot in ("empty", "absent"):
+        assert amanda_snapshot.prepare("tar", _arguments(tmp_path, tmp_path / snapshot)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_tar_that_tells_nothing_is_an_error(renamed):
+    top, snapshot = renamed
+    with pytest.raises(AmandaError, match="left no snapshot"):
+        amanda_snapshot.prepare("false", _arguments(top, snapshot))
+
+
+def test_names_are_left_as_they_are_where_an_option_is_one_word(renamed):
+    top, snapshot = renamed
+    arguments = ["--create", "--file=-", f"--directory={top}", f"--listed-incremental={snapshot}"]
+    assert amanda_snapshot.prepare("tar", [*arguments, "--exclude=./d", "."]) == 2
