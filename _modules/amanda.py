@@ -501,7 +501,7 @@ def _new_destination(host):
     """Return a directory for what is restored of *host* that isn't there yet."""
     below = amanda_layout.STATE / "recovered"
     below.mkdir(mode=0o700, exist_ok=True)
-    return below / f"{host}-{amanda_results.new_id()}"
+    return str(below / f"{host}-{amanda_results.new_id()}")
 
 
 def _teller(config):

@@ -6,7 +6,6 @@ the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
 """
 
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -198,10 +197,10 @@ def dump_user(name):
 
 
 def hardened(name):
-    """Leave Amanda only the power it needs.
+    """Leave Amanda only the power it needs: to read every file, and nothing else.
 
-    Its setuid programs run our tar wrapper and no other program, those that aren't needed lose
-    the bit, and no inetd service answers.
+    Its programs lose their setuid bits, a tar of the dump user's group may read all files
+    instead, and no inetd service answers. See :mod:`amanda_hardening`.
 
     .. code-block:: yaml
 
@@ -218,7 +217,7 @@ def hardened(name):
 
 
 def client_programs(name):
-    """Install the compressor and the tar wrapper that Amanda runs on a client.
+    """Install the compressor that Amanda runs on a client.
 
     .. code-block:: yaml
 
@@ -244,7 +243,7 @@ def engine(name):
 
 def _programs(name, paths, more=()):
     def wanted():
-        return [*amanda_provision.programs(paths, _source, sys.executable), *more]
+        return [*amanda_provision.programs(paths, _source), *more]
 
     return _files(name, wanted, deferrable=True)
 

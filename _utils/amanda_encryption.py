@@ -63,7 +63,7 @@ def ensure(encryption, platform):
     amanda_files.apply([wanted for wanted in _managed(encryption, platform) if wanted.is_directory])
     for path in missing:
         if path == AGE_IDENTITY:
-            content = _new_identity()
+            content = new_identity()
         elif path == _passphrase(platform):
             content = base64.b64encode(os.urandom(_PASSPHRASE_LENGTH)) + b"\n"
         else:
@@ -208,7 +208,7 @@ def _new_amcrypt_key(platform):
         run(["gpgconf", "--kill", "gpg-agent"], user=platform.user, ok=None)
 
 
-def _new_identity():
+def new_identity():
     private = X25519PrivateKey.generate()
     raw = private.private_bytes(
         serialization.Encoding.Raw,

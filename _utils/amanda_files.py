@@ -93,11 +93,25 @@ def apply(managed):
             run(["install", "-d", "-m", mode, "--", wanted.path], user=wanted.user)
             continue
         if wanted.is_directory:
-            wanted.path.mkdir(mode=0o700, exist_ok=True)
-        elif not (wanted.keep and wanted.path.exists()):
+            with contextlib.suppress(FileExistsError):
+                wanted.path.mkdir(mode=0o700)
+            _set_attributes(wanted)
+        elif wanted.path.exists() and (wanted.keep or wanted.path.read_bytes() == wanted.content):
+            _set_attributes(wanted)
+        else:
             write(wanted.path, wanted.content, wanted.user, wanted.group, wanted.mode)
-        os.chown(wanted.path, *_ids(wanted.user, wanted.group))
-        wanted.path.chmod(wanted.mode)
+
+
+def _set_attributes(wanted):
+    """Set owner and mode of what is there; through no link that took its place meanwhile."""
+    kind = os.O_DIRECTORY if wanted.is_directory else os.O_NONBLOCK
+    handle = os.open(wanted.path, os.O_RDONLY | os.O_NOFOLLOW | kind)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(handle, *_ids(wanted.user, wanted.group))
+        os.fchmod(handle, wanted.mode)
+    finally:
+        os.close(handle)
 
 
 def _difference(wanted):

@@ -8,7 +8,7 @@ import dataclasses
 from pathlib import Path
 
 PROGRAMS = Path("/usr/local/lib/salt-amanda")
-"""The installed engine, the filters and the tar wrapper: root's, readable by all.
+"""The installed engine, the filters and Amanda's tar: root's.
 
 Amanda writes the filter's path into each dump's header, so it never changes.
 """
@@ -35,7 +35,7 @@ CRYPT = {  # server_custom_encrypt: stdin to stdout, -d decrypts; by encryption 
     "amcrypt": PROGRAMS / "crypt-amcrypt",
 }
 COMPRESS = PROGRAMS / "compress-zstd"  # client_custom_compress: stdin to stdout, -d expands
-TAR = PROGRAMS / "amanda-tar"  # the only tar that setuid amgtar and runtar may run
+TAR = PROGRAMS / "amanda-tar"  # a copy of tar that reads every file for the dump user's group
 ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
 
 # STATE

@@ -18,29 +18,21 @@ from amanda_layout import (
     SSH_KEY,
     SSH_KEY_INSTALLED,
     STATE,
-    TAR,
     places,
 )
 
-CLIENT_PROGRAMS = (COMPRESS, TAR)
+CLIENT_PROGRAMS = (COMPRESS,)
 SERVER_PROGRAMS = (*CRYPT.values(), PROGRAMS / "label-tapes")
 
 
-def programs(paths, read, python):
+def programs(paths, read):
     """Return the :class:`~amanda_files.Managed` programs of ours at *paths*.
 
     read
         Function from a program's name to its source, bytes.
-    python
-        The interpreter that stands in for ``@PYTHON@`` in a program's first line: Salt's own,
-        since it is on every minion.
     """
-    files = [Managed(PROGRAMS, mode=0o755)]
-    for path in paths:
-        first, newline, rest = read(path.name).partition(b"\n")
-        first = first.replace(b"@PYTHON@", python.encode())
-        files.append(Managed(path, first + newline + rest, mode=0o755))
-    return files
+    files = [Managed(path, read(path.name), mode=0o755) for path in paths]
+    return [Managed(PROGRAMS, mode=0o755), *files]
 
 
 def engine(directory):

@@ -24,6 +24,7 @@ CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 DEFAULT_DIRECTORIES = ("/etc", "/home")
 _RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
+_COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
 _REQUIRED = object()
 
 # Amanda's own options that a config may set, beside those we treat ourselves: amanda.conf(5).
@@ -171,6 +172,7 @@ def parse(pillar, minion_id):
     Raises :class:`~amanda_errors.PillarError` at the first key that is unknown or malformed.
     """
     reader = _Reader("backup", pillar)
+    encryption = _encryption(reader)
     settings = Settings(
         minion_id=minion_id,
         server=reader.name("server", _REQUIRED, "Give the Amanda server's minion id."),
@@ -180,13 +182,19 @@ def parse(pillar, minion_id):
         server_addresses=_networks(reader),
         configs=_configs(reader),
         paths=_paths(reader),
-        encryption=_encryption(reader),
-        compress=reader.choice("compress", "zstd", ("zstd", "gzip")),
+        encryption=encryption,
+        compress=reader.choice("compress", _COMPRESS[encryption.method], ("zstd", "gzip")),
         mirror=_mirror(reader),
         mailto=reader.text("mailto", "root"),
         pillar=pillar,
     )
     reader.finish()
+    if (settings.encryption.method, settings.compress) == ("amcrypt", "zstd"):
+        raise PillarError(
+            "backup:compress",
+            "amcrypt pads what it seals, and zstd can't expand that again",
+            "Write gzip, or leave it out; or choose encryption method age.",
+        )
     if settings.mirror and not settings.encryption.recipients:
         raise PillarError(
             "backup:encryption:recipients",

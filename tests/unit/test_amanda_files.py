@@ -78,3 +78,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         amanda_files.write(path, b"new", user="nobody-here", group=GROUP)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_wrong_mode_is_set_right_without_writing_anew(tmp_path):
+    path = tmp_path / "f"
+    amanda_files.apply([managed(path, b"x")])
+    inode = path.stat().st_ino
+    path.chmod(0o777)
+    amanda_files.apply([managed(path, b"x")])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_ino == inode

@@ -137,6 +137,13 @@ def test_a_mirror_with_a_recipient_is_kept_for_thirty_days():
     assert settings.mirror == amanda_settings.Mirror("mirror", "/mirror", 30)
 
 
+def test_amcrypt_goes_with_gzip_since_zstd_could_not_be_read_back():
+    assert parse(encryption={"method": "amcrypt"}).compress == "gzip"
+    assert parse().compress == "zstd"
+    error = fault(encryption={"method": "amcrypt"}, compress="zstd")
+    assert error.key == "backup:compress"
+
+
 def test_weeks_are_counted_in_days():
     assert parse(configs={"daily": {"dumpcycle": "2 weeks"}}).config("daily").dumpcycle == 14
 
