@@ -15,6 +15,7 @@ from pathlib import Path
 
 import amanda_archive
 import amanda_catalogue
+import amanda_copying
 import amanda_generations
 import amanda_manifest
 import amanda_mirror_user
@@ -258,7 +259,7 @@ class _Session:
             work = [[name, size, fd] for (name, size), fd in zip(files, opened, strict=True)]
             copied = as_user(
                 self.settings.user,
-                amanda_mirror_user.copy,
+                amanda_copying.copy,
                 partial,
                 work,
                 files=opened,
@@ -281,7 +282,7 @@ class _Session:
         with amanda_archive.seal(places, method, self.platform, extras) as pipe:
             ((size, sha256),) = as_user(
                 self.settings.user,
-                amanda_mirror_user.copy,
+                amanda_copying.copy,
                 partial,
                 [[archive, None, pipe]],
                 files=[pipe],
