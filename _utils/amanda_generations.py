@@ -42,7 +42,14 @@ def parse(config, found):
 
 
 def _survey(mirror, config):
-    return as_user(mirror.user, amanda_mirror_user.survey, str(mirror.directory), config)
+    try:
+        return as_user(mirror.user, amanda_mirror_user.survey, str(mirror.directory), config)
+    except OSError as error:
+        raise AmandaError(f"the mirror can't be read as {mirror.user}: {error}") from None
+
+
+def _no_generation(mirror, config):
+    return ArgumentError(f"the mirror {mirror.directory} has no generation of {config}")
 
 
 def generations(mirror, config):
@@ -78,7 +85,7 @@ def load(mirror, config, generation=None):
     """
     found = {entry["name"]: entry for entry in _survey(mirror, config)["generations"]}
     if not found:
-        raise ArgumentError(f"the mirror {mirror.directory} has no generation of {config}")
+        raise _no_generation(mirror, config)
     generation = generation or max(found)
     if generation not in found:
         raise ArgumentError(
@@ -113,9 +120,12 @@ def check(mirror, config, hashes=False, progress=None):
     """Compare all that stands in the mirror of a config with its manifests, each file once.
 
     Returns ``generations``, ``files``, ``bytes`` and ``problems``, as :func:`check_generation`;
-    a problem is also what no generation needs.
+    a problem is also what no generation needs. Raises :class:`~amanda_errors.ArgumentError` if
+    there is no generation at all.
     """
     survey = _survey(mirror, config)
+    if not survey["generations"]:
+        raise _no_generation(mirror, config)
     manifests, problems = [], []
     for found in survey["generations"]:
         try:
@@ -125,7 +135,7 @@ def check(mirror, config, hashes=False, progress=None):
     copies = {copy.key: copy for manifest in manifests for copy in manifest.tapes}
     for tape in survey["tapes"]:
         if (tape["label"], tape["written"]) not in copies:
-            path = _tape_directory(mirror, config, tape["label"], tape["written"])
+            path = tape_directory(mirror, config, tape["label"], tape["written"])
             problems.append(f"{str(path)!r} isn't needed by any generation")
     problems += as_user(mirror.user, amanda_mirror_user.strangers, str(mirror.directory), config)
     problems += _audit(mirror, manifests, hashes, progress)
@@ -151,7 +161,7 @@ def _audit(mirror, manifests, hashes, progress):
             _of(MANIFEST_SUM, listed),
         ]
         for copy in manifest.tapes:
-            path = _tape_directory(mirror, manifest.config, *copy.key)
+            path = tape_directory(mirror, manifest.config, *copy.key)
             expected = [*copy.files, _of(SUMS, amanda_manifest.sums(copy.files))]
             if directories.setdefault(path, expected) != expected:
                 problems.append(
@@ -172,7 +182,8 @@ def _of(name, text):
     return amanda_manifest.File(name, len(text.encode()), amanda_manifest.digest(text))
 
 
-def _tape_directory(mirror, config, label, written):
+def tape_directory(mirror, config, label, written):
+    """Return the path of the directory that holds a tape on the mirror."""
     return Path(mirror.directory, config, TAPES, label, written)
 
 
@@ -216,7 +227,7 @@ def open_tape_file(mirror, config, part):
     ]:
         if not pattern.fullmatch(value):
             raise AmandaError(f"{value!r} is no name that a mirror uses")
-    directory = _tape_directory(mirror, config, part.label, part.written)
+    directory = tape_directory(mirror, config, part.label, part.written)
     try:
         names = as_user(mirror.user, amanda_mirror_user.listing, str(directory))
         found = [name for name, _ in names if name.startswith(f"{part.file:05d}.")]

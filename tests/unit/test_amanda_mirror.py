@@ -362,6 +362,23 @@ def test_a_generation_that_is_not_there_is_an_error_that_lists_what_is(site, gen
         amanda_generations.load(site.settings, "daily", generation)
 
 
+def test_a_mirror_without_a_generation_is_never_called_good(site):
+    for read in (
+        amanda_generations.check,
+        amanda_generations.check_generation,
+        amanda_generations.load,
+    ):
+        with pytest.raises(ArgumentError, match="has no generation of daily"):
+            read(site.settings, "daily")
+    assert amanda_generations.generations(site.settings, "daily") == []
+
+
+def test_a_mirror_that_is_not_mounted_is_an_error_that_names_it(site):
+    site.top.parent.rmdir()
+    with pytest.raises(AmandaError, match=f"can't be read as {ME}.*{site.top.parent}"):
+        amanda_generations.generations(site.settings, "daily")
+
+
 def test_an_archive_with_links_shows_nothing_outside(site, tmp_path):
     (site.places.logs / "log.20250105010000.0").symlink_to("/etc/passwd")
     site.mirror()
