@@ -53,7 +53,7 @@ integration: setup
 test: check functional integration
 
 demo: setup
-	tests/demo
+	$(PYTHON) tests/demo
 
 clean:
 	$(BED) down

@@ -480,15 +480,25 @@ def server_authorized(name, timeout=300):
 
 
 def _authorized_keys(path, settings, key, platform):
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = _authorized_text(path)
     line = amanda_ssh.authorized_key(
         key["key"],
         settings.server_addresses or key["addresses"],
         platform.libexec / "amandad",
         settings.server,
+        itself=settings.is_server,
     )
     # root's: sshd accepts that, and the dump user can't add to it.
-    return amanda_files.Managed(path, amanda_ssh.with_line(text, line).encode(), mode=0o644)
+    return amanda_files.Managed(path, _bytes(amanda_ssh.with_line(text, line)), mode=0o644)
+
+
+def _authorized_text(path):
+    """Return the text of an authorized_keys file; an administrator's comments may be anything."""
+    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
+
+
+def _bytes(text):
+    return text.encode("utf-8", "surrogateescape")
 
 
 def withdrawn(name):
@@ -505,9 +515,7 @@ def withdrawn(name):
 
     def plan():
         changes = {}
-        if path.exists() and amanda_ssh.with_line(path.read_text(encoding="utf-8"), None) != (
-            path.read_text(encoding="utf-8")
-        ):
+        if amanda_ssh.with_line(_authorized_text(path), None) != _authorized_text(path):
             changes["server's key"] = {"old": "authorized", "new": None}
         for what in ("host_keys", "directories"):
             if _mined(__opts__["id"], what):
@@ -518,8 +526,8 @@ def withdrawn(name):
 
     def act():
         if path.exists():
-            text = amanda_ssh.with_line(path.read_text(encoding="utf-8"), None)
-            amanda_files.write(path, text.encode(), mode=0o644)
+            text = amanda_ssh.with_line(_authorized_text(path), None)
+            amanda_files.write(path, _bytes(text), mode=0o644)
         __salt__["schedule.delete"]("amanda.publish", persist=True)
         for what in ("host_keys", "directories"):
             __salt__["mine.delete"](f"amanda.{what}")

@@ -24,7 +24,7 @@ class Catalogue:
     dumps
         What :func:`amanda_catalogue.read` returned.
     source
-        :class:`amanda_dump.TapeSource` or ``MirrorSource``.
+        :class:`amanda_dump.TapeSource` or :class:`MirrorSource`.
     index
         The directory of the names in each dump.
     user
@@ -36,6 +36,33 @@ class Catalogue:
     source: object
     index: Path
     user: str
+
+
+class MirrorSource:
+    """Tape files of a mirror, opened with the rights of its user.
+
+    On an export that squashes root nobody else can read them. What a file says it holds is
+    checked by who reads it; see :func:`amanda_dump.open_stream`.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+    config
+        The config's name.
+    """
+
+    def __init__(self, mirror, config):
+        self.mirror = mirror
+        self.config = config
+
+    def path(self, part):
+        """Return what to call the tape file of *part* in a message."""
+        return amanda_generations.tape_directory(
+            self.mirror, self.config, part.label, part.written
+        )
+
+    def open(self, part):
+        """Open the tape file of *part*, an :class:`amanda_catalogue.Part`: a binary stream."""
+        return amanda_generations.open_tape_file(self.mirror, self.config, part)
 
 
 @contextlib.contextmanager
@@ -62,7 +89,7 @@ def catalogue(settings, config, source, user):
     manifest = amanda_generations.load(settings.mirror, config)
     with amanda_generations.open_catalogue(settings.mirror, manifest, user) as places:
         dumps = amanda_catalogue.read(places)
-        mirror = amanda_dump.MirrorSource(settings.mirror, config)
+        mirror = MirrorSource(settings.mirror, config)
         yield Catalogue(config, dumps, mirror, places.index, user)
 
 
