@@ -1,6 +1,7 @@
 """Labels and slots by Amanda itself; as root on a host with all of Amanda, and faketime."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ def amanda():
     subprocess.run(["chown", f"{USER}:", local.places.tapes], check=True)
     yield local
     local.remove()
+    shutil.rmtree(source)
 
 
 def apply(local, slots):
