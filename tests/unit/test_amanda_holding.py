@@ -60,6 +60,7 @@ def test_a_dump_is_moved_with_all_its_chunks_and_nothing_else(tmp_path):
     image_file(stamp, "db1._srv_x.1", head)
     image_file(stamp, "db1._srv_x.1.1", head.replace("FILE", "CONT_FILE"))
     image_file(stamp, "db1._srv_x.10", head.replace("/srv/x", "/srv/x.10"))
+    image_file(stamp, "db1._srv_x.1.2", head.replace("/srv/x", "/srv/x.1"))
     image_file(stamp, "web1._srv_x.0", head.replace("db1", "web1"))
     image_file(stamp, "db1._srv_two words.0", head.replace("/srv/x", '"/srv/two words"'))
     old = aside / "db1._srv_x"
@@ -71,7 +72,7 @@ def test_a_dump_is_moved_with_all_its_chunks_and_nothing_else(tmp_path):
         "20261123083743.db1._srv_x.1",
         "20261123083743.db1._srv_x.1.1",
     ]
-    left = ["db1._srv_two words.0", "db1._srv_x.10", "web1._srv_x.0"]
+    left = ["db1._srv_two words.0", "db1._srv_x.1.2", "db1._srv_x.10", "web1._srv_x.0"]
     assert sorted(file.name for file in stamp.iterdir()) == left
     wanted = ["20261123083743", "db1", "/srv/two words"]
     path = amanda_holding._move(str(holding), str(aside), wanted)

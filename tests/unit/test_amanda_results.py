@@ -90,6 +90,8 @@ def test_a_run_whose_process_was_killed_reads_as_interrupted(tmp_path):
         assert amanda_results.read(file)["state"] == "running"
         assert amanda_results.interrupted(tmp_path) == []
         process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert amanda_results.read(file)["state"] == "interrupted", "it is a zombie"
     content = amanda_results.read(file)
     assert content["state"] == "interrupted"
     assert content["success"] is False

@@ -98,7 +98,7 @@ def test_to_mirror_alone_without_a_mirror_is_a_failure_that_says_so(state):
 def test_a_second_run_is_refused_while_the_lock_is_held(state, monkeypatch):
     monkeypatch.setitem(amanda_run.ACTIONS, "check", (("a", fine, False),))
     with (state / "run.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(AmandaError, match="another run"):
             amanda_run.run(specification(), state)
     assert not list((state / "runs").iterdir())
