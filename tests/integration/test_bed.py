@@ -201,14 +201,15 @@ def start(*words: str) -> subprocess.Popen:
     )
 
 
-def up_until(moment: str) -> subprocess.Popen:
-    """Start ``up`` and return when it has said ``moment``; nothing said: when it has begun."""
+def up_until(moment: str, delay: float) -> subprocess.Popen:
+    """Start ``up`` and return when it has said ``moment`` and so many seconds have passed.
+
+    The delay is there to hit it between two of its words; what it hits is left to chance.
+    """
     process = start("up")
-    if not moment:
-        time.sleep(0.12)  # in the middle of something: any moment will do
-        return process
     for line in process.stderr:
         if moment in line:
+            time.sleep(delay)
             return process
     raise AssertionError(f"up ended before it said {moment}")
 
@@ -222,25 +223,31 @@ def test_down_leaves_nothing(traces):
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"),
+    ("moment", "delay", "number"),
     [
-        ("", signal.SIGINT),
-        ("disks made", signal.SIGINT),
-        ("booted", signal.SIGTERM),
-        ("answers", signal.SIGHUP),
-        ("started", signal.SIGINT),
+        ("making", 0, signal.SIGINT),
+        ("making", 0.04, signal.SIGINT),
+        ("making", 0.1, signal.SIGTERM),
+        ("disks made", 0, signal.SIGINT),
+        ("disks made", 0.3, signal.SIGHUP),
+        ("booted", 0, signal.SIGTERM),
+        ("answers", 0.2, signal.SIGINT),
+        ("started", 0, signal.SIGINT),
     ],
 )
-def test_an_interrupted_up_leaves_nothing(traces, moment, number):
-    process = up_until(moment)
+def test_an_interrupted_up_leaves_nothing(traces, moment, delay, number):
+    process = up_until(moment, delay)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     assert traces.left() == set()
 
 
-@pytest.mark.parametrize("moment", ["", "disks made", "booted", "accepted"])
-def test_a_killed_up_leaves_nothing_running_and_down_removes_the_rest(traces, moment):
-    process = up_until(moment)
+@pytest.mark.parametrize(
+    ("moment", "delay"),
+    [("making", 0), ("making", 0.05), ("disks made", 0.2), ("booted", 0), ("accepted", 0)],
+)
+def test_a_killed_up_leaves_nothing_running_and_down_removes_the_rest(traces, moment, delay):
+    process = up_until(moment, delay)
     process.kill()
     process.wait()
     assert traces.gone_within(20, "process", "mount", "link") == set()

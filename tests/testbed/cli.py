@@ -97,6 +97,7 @@ def down(bed: Bed, words: list[str], report) -> None:
 
 def status(bed: Bed, words: list[str], report) -> None:
     """Print the hosts."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for any command that only prints
     for name in bed.hosts:
         print(f"{name:<16} {bed.address(name):<12} {'on' if bed.host(name).running() else 'off'}")
 

@@ -77,6 +77,7 @@ class Bed:
         with claim.claim(f"{self.group.name}.making", 0, f"the bed {self.name} is being made"):
             if self.running():
                 raise BedError(f"the bed {self.name} is up already")
+            self._said(f"making the bed {self.name}")
             try:
                 self._end()
                 yield
