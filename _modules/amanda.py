@@ -149,9 +149,7 @@ def publish():
             # What a client has is the server's business; and its own, to see what it said.
             readers = sorted({settings.server, __opts__["id"]})
             for what in _PUBLISHED:
-                __salt__["mine.send"](
-                    f"amanda.{what}", allow_tgt=readers, allow_tgt_type="list"
-                )
+                __salt__["mine.send"](f"amanda.{what}", allow_tgt=readers, allow_tgt_type="list")
                 sent.append(what)
         return sent
 
@@ -442,7 +440,12 @@ def ls(host, path="/", at=None, source="tapes", config=None):
     """
     with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
         return amanda_find.list_names(
-            catalogue.dumps, catalogue.source, host, path, amanda_sources.timestamp(at), catalogue.user
+            catalogue.dumps,
+            catalogue.source,
+            host,
+            path,
+            amanda_sources.timestamp(at),
+            catalogue.user,
         )
 
 

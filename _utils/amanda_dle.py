@@ -9,7 +9,7 @@ What is let through here was seen to come back the same from disklist, wire, log
 import re
 import unicodedata
 
-from amanda_settings import NAME
+from amanda_pillar import NAME
 
 ID_BYTES = 128
 PATH_BYTES = 200

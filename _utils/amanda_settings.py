@@ -6,7 +6,6 @@ function.
 """
 
 import dataclasses
-import difflib
 import ipaddress
 import pwd
 import re
@@ -14,10 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import croniter
-from amanda_errors import PillarError
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What a minion id may look like; it becomes a host name and a file name."""
+from amanda_errors import ArgumentError, PillarError
+from amanda_pillar import REQUIRED, Reader
 
 CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What the name of a config may look like; Amanda takes it as an identifier, too."""
@@ -25,7 +22,6 @@ CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 DEFAULT_DIRECTORIES = ("/etc", "/home")
 _RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
-_REQUIRED = object()
 
 # Amanda's own options that a config may set, beside those we treat ourselves: amanda.conf(5).
 AMANDA_OPTIONS = {
@@ -158,7 +154,7 @@ class Settings:
             return self.configs[name]
         known = ", ".join(self.configs)
         problem = "several configs exist" if name is None else f"there is no config {name!r}"
-        raise PillarError("backup:configs", problem, f"Name one of: {known}.")
+        raise ArgumentError(f"{problem} in pillar backup:configs: name one of {known}")
 
 
 def from_dict(data):
@@ -171,11 +167,11 @@ def parse(pillar, minion_id):
 
     Raises :class:`~amanda_errors.PillarError` at the first key that is unknown or malformed.
     """
-    reader = _Reader("backup", pillar)
+    reader = Reader("backup", pillar)
     encryption = _encryption(reader)
     settings = Settings(
         minion_id=minion_id,
-        server=reader.name("server", _REQUIRED, "Give the Amanda server's minion id."),
+        server=reader.name("server", REQUIRED, "Give the Amanda server's minion id."),
         directories=_directories(reader),
         address=_address(reader),
         port=reader.integer("port", 22, 1, 65535),
@@ -231,91 +227,6 @@ def check_host(settings):
             ) from None
 
 
-class _Reader:
-    """Reads one mapping of the pillar, key by key; what nobody asked for is unknown."""
-
-    def __init__(self, key, mapping, known=()):
-        if not isinstance(mapping, Mapping):
-            raise PillarError(key, f"a mapping is needed, not {_kind(mapping)}", "See README.md.")
-        self.key = key
-        self.mapping = mapping
-        self.known = set(known)
-
-    def finish(self):
-        """Raise for the first key that was never read."""
-        for key in self.mapping:
-            if key not in self.known:
-                close = difflib.get_close_matches(str(key), sorted(self.known), 1)
-                hint = f"Did you mean {close[0]}?" if close else "Remove it."
-                known = ", ".join(sorted(self.known))
-                raise PillarError(f"{self.key}:{key}", "unknown key", f"{hint} Known: {known}.")
-
-    def fail(self, key, problem, remedy):
-        raise PillarError(f"{self.key}:{key}", problem, remedy)
-
-    def get(self, key, default, remedy="See README.md."):
-        """Return the value of *key*; None counts as absent."""
-        self.known.add(key)
-        value = self.mapping.get(key)
-        if value is None:
-            if default is _REQUIRED:
-                self.fail(key, "missing", remedy)
-            return default
-        return value
-
-    def text(self, key, default, remedy="Write one line of text."):
-        """Return one line of printable text without quotes or backslashes."""
-        value = self.get(key, default, remedy)
-        if value is default:
-            return value
-        if not isinstance(value, str) or not value.isprintable() or set(value) & set('"\\'):
-            self.fail(key, f"one line of plain text is needed, not {value!r}", remedy)
-        return value
-
-    def name(self, key, default, remedy):
-        value = self.text(key, default, remedy)
-        if not NAME.fullmatch(value):
-            self.fail(key, f"{value!r} is no name", "Use letters, digits, dot, dash, underscore.")
-        return value
-
-    def integer(self, key, default, low, high):
-        value = self.get(key, default)
-        if value is default:
-            return value
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.fail(key, f"{value!r} is no whole number", f"Give {low} to {high}.")
-        return value
-
-    def choice(self, key, default, choices):
-        value = self.get(key, default)
-        if value != default and value not in choices:
-            self.fail(key, f"{value!r} is not known", f"Choose one of: {', '.join(choices)}.")
-        return value
-
-    def days(self, key, default):
-        """Return a number of days from ``7``, ``7 days`` or ``2 weeks``."""
-        value = self.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-            return value
-        match = re.fullmatch(r"(\d{1,5}) *(day|week)s?", str(value))
-        if not match or int(match[1]) < 1:
-            self.fail(key, f"{value!r} is no time span", "Write it as '7 days' or '2 weeks'.")
-        return int(match[1]) * (7 if match[2] == "week" else 1)
-
-    def directory(self, key, default):
-        value = self.text(key, default, "Name a directory.")
-        if not value.startswith("/") or ".." in value.split("/") or value != str(Path(value)):
-            self.fail(key, f"{value!r} is no absolute path", "Write it out from /.")
-        return value
-
-    def mapping_at(self, key, default):
-        return _Reader(f"{self.key}:{key}", self.get(key, default))
-
-
-def _kind(value):
-    return "nothing" if value is None else type(value).__name__
-
-
 def _directories(reader):
     directories = {}
     inner = reader.mapping_at("directories", dict.fromkeys(DEFAULT_DIRECTORIES))
@@ -335,7 +246,7 @@ def directory(path, options, key="backup:directories"):
         raise PillarError(f"{key}:{path}", f"{path!r} is no absolute path", remedy)
     if path != "/" and any(part in ("", ".", "..") for part in path[1:].split("/")):
         raise PillarError(f"{key}:{path}", "the path is not in its plain form", remedy)
-    reader = _Reader(f"{key}:{path}", {} if options is None else options)
+    reader = Reader(f"{key}:{path}", {} if options is None else options)
     checked = {}
     exclude = reader.get("exclude", None)
     if exclude is not None:
@@ -387,7 +298,7 @@ def _configs(reader):
             inner.fail(name, f"{name!r} can't be the name of a config", "Try: daily.")
         if any(name.lower() == other.lower() for other in configs):
             inner.fail(name, "another config has the same name but for case", "Rename one.")
-        configs[name] = _config(name, _Reader(f"{inner.key}:{name}", inner.mapping[name] or {}))
+        configs[name] = _config(name, Reader(f"{inner.key}:{name}", inner.mapping[name] or {}))
     if not configs:
         inner.fail("daily", "no config at all", "Give one, or leave out backup:configs.")
     return configs
@@ -490,8 +401,8 @@ def _mirror(reader):
         return None
     inner = reader.mapping_at("mirror", None)
     mirror = Mirror(
-        user=inner.name("user", _REQUIRED, "Name the user who owns the mirror's directory."),
-        directory=inner.directory("directory", _REQUIRED),
+        user=inner.name("user", REQUIRED, "Name the user who owns the mirror's directory."),
+        directory=inner.directory("directory", REQUIRED),
         keep_days=inner.days("keep", 30),
     )
     inner.finish()

@@ -1,5 +1,4 @@
-"""Where files can come back from: this server's tapes, or the mirror. To a reader both are alike.
-"""
+"""Where files can come back from: this server's tapes or the mirror, alike to a reader."""
 
 import contextlib
 import dataclasses
@@ -56,9 +55,7 @@ class MirrorSource:
 
     def path(self, part):
         """Return what to call the tape file of *part* in a message."""
-        return amanda_generations.tape_directory(
-            self.mirror, self.config, part.label, part.written
-        )
+        return amanda_generations.tape_directory(self.mirror, self.config, part.label, part.written)
 
     def open(self, part):
         """Open the tape file of *part*, an :class:`amanda_catalogue.Part`: a binary stream."""

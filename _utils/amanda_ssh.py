@@ -21,7 +21,7 @@ import amanda_files
 from amanda_command import run
 from amanda_dle import shown
 from amanda_errors import AmandaError, ParseError
-from amanda_settings import NAME
+from amanda_pillar import NAME
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa

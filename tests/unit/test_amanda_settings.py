@@ -3,7 +3,7 @@
 import amanda_settings
 import pytest
 import yaml
-from amanda_errors import PillarError
+from amanda_errors import ArgumentError, PillarError
 
 RECIPIENT = "age1" + "q" * 58
 SERVER = {"server": "backup-server"}
@@ -151,9 +151,9 @@ def test_weeks_are_counted_in_days():
 def test_the_only_config_needs_no_name_but_one_of_several_does():
     assert parse().config().name == "daily"
     two = parse(configs={"daily": {}, "weekly": {}})
-    with pytest.raises(PillarError, match="daily, weekly"):
+    with pytest.raises(ArgumentError, match="daily, weekly"):
         two.config()
-    with pytest.raises(PillarError, match="no config 'yearly'"):
+    with pytest.raises(ArgumentError, match="no config 'yearly'"):
         two.config("yearly")
 
 
