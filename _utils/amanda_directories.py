@@ -32,4 +32,3 @@ def write(entries, path=OWN_DIRECTORIES):
     """Store *entries*, ``{directory: options}``."""
     amanda_files.apply([amanda_files.Managed(SETTINGS, mode=0o755)])
     amanda_files.write(path, (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
-
