@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_command
 import amanda_dump
 import amanda_encryption
+import amanda_errors
 import amanda_extract
 import amanda_find
 import amanda_layout
@@ -367,6 +369,88 @@ def test_with_a_cleansed_snapshot_tar_dumps_a_directory_whose_name_was_used_befo
     tree = _replaced_site(room, cleanse=True)
     assert tree.kind(b"site/css/x") == "file"
     assert tree.kind(b"old/css/x") == "file"
+
+
+@pytest.fixture
+def incremental_tar(room):
+    """Amanda's clients' tar as the states install it; gives the property that names it."""
+    programs = amanda_layout.PROGRAMS
+    programs.mkdir(parents=True, exist_ok=True)
+    wrapper, tar = programs / "incremental-tar", amanda_layout.TAR
+    security = Path("/etc/amanda-security.conf")
+    kept = security.read_bytes()
+    shutil.copy(Path(__file__).parents[2] / "salt/backup/files/incremental-tar", wrapper)
+    wrapper.chmod(0o755)
+    modules = [programs / Path(module.__file__).name for module in NEEDED]
+    for module, path in zip(NEEDED, modules, strict=True):
+        shutil.copy(module.__file__, path)
+    was_there = tar.exists()
+    if not was_there:
+        shutil.copy("/usr/bin/tar", tar)
+    security.write_bytes(kept + f"\namgtar:gnutar_path={wrapper}\n".encode())
+    yield wrapper
+    security.write_bytes(kept)
+    for path in [wrapper, *modules] if was_there else [wrapper, tar, *modules]:
+        path.unlink()
+
+
+NEEDED = (amanda_snapshot, amanda_layout, amanda_command, amanda_errors)
+
+
+@pytest.fixture
+def site(incremental_tar):
+    """A DLE dumped in full through our tar, and then a new site put in the place of the old."""
+    top = Path("/srv/site")
+    shutil.rmtree(top, ignore_errors=True)
+    (top / "site/css").mkdir(parents=True)
+    (top / "site/css/x").write_text("old")
+    (top / "site").chmod(0o700)
+    dumptype = f"""
+define application amgtar-cleansed {{
+  plugin "amgtar"
+  property "XATTRS" "YES"
+  property "ACLS" "YES"
+  property "GNUTAR-PATH" "{incremental_tar}"
+}}
+define dumptype cleansed {{
+  auth "local"
+  program "APPLICATION"
+  application "amgtar-cleansed"
+  index yes
+  estimate server
+}}
+"""
+    amanda = LocalAmanda("site", [(str(top), "cleansed")], dumptype, length="16 mbytes")
+    assert amanda.dump() == 0
+    time.sleep(0.1)
+    (top / "site").rename(top / "old")
+    (top / "site/css").mkdir(parents=True)
+    (top / "site/css/x").write_text("new")
+    yield amanda
+    amanda.remove()
+    shutil.rmtree(top)
+
+
+def test_a_site_put_in_the_place_of_another_is_dumped_whole(site, room):
+    assert site.dump("+1d") == 0
+    dumps = amanda_catalogue.read(site.places)
+    assert [dump.level for dump in dumps] == [0, 1]
+    source = amanda_dump.TapeSource(site.places.tapes)
+    amanda_restore.recover(dumps, source, "localhost", "/srv/site", str(room / "out"))
+    restored = hard_tree.inventory(os.fsencode(room / "out" / "site"))
+    assert hard_tree.differences(hard_tree.inventory(b"/srv/site"), restored) == {}
+
+
+def test_where_a_snapshot_cannot_be_cleansed_no_dump_is_made(incremental_tar, room):
+    arguments = ["--create", "--file", "-", "--directory", room]
+    arguments += ["--listed-incremental", room / "snapshot", "."]
+    (room / "snapshot").write_bytes(b"damaged")
+    for damage in (None, "raise RuntimeError('broken')"):
+        if damage:
+            (incremental_tar.parent / "amanda_errors.py").write_text(damage)
+        done = subprocess.run([incremental_tar, *arguments], capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.startswith(b"incremental-tar: ")
 
 
 def _hostile(*members):
