@@ -17,6 +17,7 @@ import amanda_reach
 from amanda_errors import AmandaError
 
 _POLL = 0.5
+_DETAIL = 1000  # characters of it in the result
 _BOUND = 65536  # bytes of amdump's stderr that are kept; ssh's complaints are in it
 _UNREACHED = "Amanda did not come to it"
 
@@ -54,7 +55,8 @@ def dump(places, user, expected, progress):
     (before compression, None if unknown), ``labels``, ``strange``. ``flushed`` has the same for
     what older runs had left on the holding disk, ``holding`` what waits there now.
     """
-    aside = amanda_holding.set_aside(places, user)
+    faults = []
+    aside = _tried(faults, amanda_holding.set_aside, places, user)
     tail = amanda_amdump.LogTail(places.logs)
     status, said = _amdump(places.name, user, tail, progress)
     logs = sorted(amanda_amdump.names(places.logs) - tail.before)
@@ -64,19 +66,28 @@ def dump(places, user, expected, progress):
     else:  # it did not even begin
         timestamp, flushed = None, []
         entries = [_entry(host, disk, None, said) for host, disk in expected]
-    aside += amanda_holding.set_aside(places, user)
-    waiting = amanda_holding.images(places, user)
+    aside += _tried(faults, amanda_holding.set_aside, places, user)
+    waiting = _tried(faults, amanda_holding.images, places, user)
     _explain(entries, waiting, aside, tail.errors, user)
     return {
-        **_summary(status, entries, flushed, waiting, aside),
+        **_summary(status, entries, flushed, waiting, aside, faults),
         "timestamp": timestamp,
         "status": status,
         "dles": entries,
         "flushed": flushed,
         "holding": waiting,
         "set_aside": aside,
-        "detail": said[-2000:],
+        "detail": said[-_DETAIL:],
     }
+
+
+def _tried(faults, function, *arguments):
+    """Return the list that *function* gives; what goes wrong must not hide what was dumped."""
+    try:
+        return function(*arguments)
+    except (AmandaError, OSError) as error:
+        faults.append(f"the holding disk could not be looked after: {error}")
+        return []
 
 
 def _amdump(config, user, tail, progress):
@@ -204,7 +215,7 @@ def _suspected(entry, reach):
     return f"Amanda says: {entry['detail'] or 'nothing'}"
 
 
-def _summary(status, entries, flushed, waiting, aside):
+def _summary(status, entries, flushed, waiting, aside, faults):
     """Return ``success`` and ``message`` of the step."""
     failed = [entry for entry in entries if not entry["success"]]
     labels = sorted({label for entry in (*entries, *flushed) for label in entry["labels"]})
@@ -219,9 +230,10 @@ def _summary(status, entries, flushed, waiting, aside):
     if waiting:
         parts.append(f"on the holding disk, for the next run: {len(waiting)}")
     parts += [f"{image['host']} {image['disk']}: {image['message']}" for image in aside]
+    parts += faults
     # A failed dump that was tried again and succeeded leaves its bit; the catalogue knows better.
     serious = status & ~(amanda_amdump.STRANGE | amanda_amdump.FAILED) if status >= 0 else status
     if serious and not failed:
         parts.append("; ".join(amanda_amdump.words(status)))
-    success = bool(entries) and not (failed or waiting or aside or serious)
+    success = bool(entries) and not (failed or waiting or aside or faults or serious)
     return {"success": success, "message": ". ".join(parts)}

@@ -120,7 +120,10 @@ def probe(hosts, user, seconds=SECONDS):
 
 def ask(host, user, seconds=SECONDS):
     """Return the :class:`Reach` of one host."""
-    address, port = _where(host, user)
+    try:
+        address, port = _where(host, user)
+    except CommandError as error:
+        return Reach(host, "", 0, "other", f"ssh can't be asked about {host}: {error}", "")
     argv = ["ssh", "-x", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={seconds}"]
     # A connection that another process keeps open would answer for a host that is gone.
     argv += ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "ConnectionAttempts=1"]

@@ -158,6 +158,8 @@ def bounded(value):
     if isinstance(value, str):
         # Bytes that were no text came as lone surrogates, which neither JSON nor Salt can carry.
         value = value.encode(errors="backslashreplace").decode()
+        # Clients have a say in some texts, and a terminal obeys control characters.
+        value = "".join(char if char.isprintable() or char == "\n" else "?" for char in value)
         return value if len(value) <= TEXT else value[: TEXT - 1] + "…"
     if isinstance(value, dict):
         shown = {key: bounded(item) for key, item in value.items()}

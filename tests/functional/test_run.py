@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import amanda_command
 import amanda_layout
 import amanda_results
 import pytest
@@ -303,3 +304,27 @@ def test_with_one_client_down_what_the_others_dumped_is_mirrored(fleet):
     assert "down1 does not answer" in steps(result)["dump"]["message"]
     assert steps(result)["mirror"]["success"], result
     assert steps(result)["mirror"]["copied_tapes"] == ["daily-0001"]
+
+
+def test_trouble_with_the_holding_disk_does_not_hide_what_was_dumped(fleet):
+    data, large = directory("data"), directory("large", 30_000_000)
+    fleet.client("web1", [data])
+    fleet.client("db1", [large])
+    aside = fleet.places.holding.with_name("daily.too-large")
+    aside.write_text("something in the way")
+    result = fleet.run("backup")
+    assert dles(result)["web1", data]["success"]
+    assert not result["success"]
+    assert "the holding disk could not be looked after" in steps(result)["dump"]["message"]
+    assert str(aside) in steps(result)["dump"]["message"]
+
+
+def test_a_dump_started_by_hand_is_not_disturbed_and_named_as_the_reason(fleet):
+    fleet.client("web1", [directory("data", 4_000_000)])
+    assert fleet.run("backup")["success"]
+    by_hand = amanda_command.popen(["amdump", "daily"], user=fleet.platform.user)
+    wait_for(lambda: list(fleet.places.holding.glob("*/pid")))
+    result = fleet.run("backup")
+    assert "started by hand" in steps(result)["cleanup"]["message"]
+    assert steps(result)["dump"]["skipped"]
+    assert by_hand.wait(timeout=60) == 0

@@ -135,6 +135,10 @@ def test_bytes_that_are_no_text_dont_stop_a_result(tmp_path):
     assert amanda_results.read(made.path)["steps"][0]["message"] == "\\udce9t\u00e9"
 
 
+def test_what_a_terminal_would_obey_is_taken_out_and_lines_stay():
+    assert amanda_results.bounded("a\x1b[2J\nb\x07") == "a?[2J\nb?"
+
+
 def test_only_the_newest_results_are_kept(tmp_path):
     for hour in range(10):
         (tmp_path / f"weekly-2025030{hour}T010203Z-abcdef.json").touch()
