@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.integration import fleet as on_fleet
 from tests.testbed import Bed
 from tests.testbed.images import CACHE, CHECKOUT
 
@@ -38,10 +40,20 @@ class Pillar:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def reset(self) -> None:
-        """Bring the checkout's example back."""
+        """Bring the checkout's example back, but for its hour: no run starts by itself."""
         self.clear()
-        if (CHECKOUT / "pillar").is_dir():
-            shutil.copytree(CHECKOUT / "pillar", self.root, dirs_exist_ok=True)
+        shutil.copytree(CHECKOUT / "pillar", self.root, dirs_exist_ok=True)
+        self.add("no-cron", {"configs": {"daily": {"cron": False}}}, "backup-server")
+
+    def add(self, name: str, backup: dict, target: str) -> None:
+        """Add to the example: the minion ``target`` gets ``backup`` merged into its own.
+
+        Call refresh() after the last.
+        """
+        top = yaml.safe_load((self.root / "top.sls").read_text())
+        top["base"].setdefault(target, []).append(name)
+        self.write("top.sls", top)
+        self.write(f"{name}.sls", {"backup": backup})
 
     def refresh(self) -> None:
         """Have every minion render its pillar anew, and wait until it has."""
@@ -71,6 +83,26 @@ def bed():
         return
     bed.down()
     shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def first_apply(bed):
+    """Give what the first ``state.apply backup`` said; None on a kept bed, where it was before."""
+    if on_fleet.installed(bed):
+        on_fleet.apply(bed)
+        return None
+    return on_fleet.first_apply(bed)
+
+
+@pytest.fixture(scope="session")
+def fleet(bed, first_apply):
+    """Give the session's bed with ``backup`` applied once on all minions."""
+    return bed
+
+
+def pytest_collection_modifyitems(items):
+    """Run what needs bare hosts before what needs the state ``backup`` applied."""
+    items.sort(key=lambda item: "first_apply" in item.fixturenames)
 
 
 @pytest.fixture
