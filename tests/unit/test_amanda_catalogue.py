@@ -136,14 +136,27 @@ def test_a_partial_dump_does_not_hide_an_older_good_one():
     assert amanda_catalogue.chain([good, partial], "web1", "/etc") == [good]
 
 
-def test_a_whole_copy_stands_for_a_partial_one_of_the_same_dump(copy):
+@pytest.mark.parametrize("whole", ["first", "last"])
+def test_a_whole_copy_stands_for_a_partial_one_of_the_same_dump(copy, whole):
     places = copy("partial")
-    log = places.logs / "log.20261124083808.0"
-    text = log.read_text().replace("/srv/good", "/srv/big").replace("part-0001", "part-0009")
-    log.write_text(text)
+    first, last = sorted(places.logs.iterdir())
+    last.write_text(last.read_text().replace("/srv/good", "/srv/big"))
+    if whole == "first":
+        first.write_text(first.read_text().replace("PARTIAL taper", "DONE taper"))
+        last.write_text(last.read_text().replace("DONE taper", "PARTIAL taper"))
     dumps = amanda_catalogue.read(places)
     (dump,) = [dump for dump in dumps if dump.disk == "/srv/big"]
-    assert (dump.status, dump.parts[0].label) == ("OK", "part-0002")
+    label = {"first": "part-0001", "last": "part-0002"}[whole]
+    assert (dump.status, dump.parts[0].label) == ("OK", label)
+
+
+def test_of_two_whole_copies_the_one_written_last_counts(copy):
+    places = copy("partial")
+    first, last = sorted(places.logs.iterdir())
+    last.write_text(last.read_text().replace("/srv/good", "/srv/big"))
+    first.write_text(first.read_text().replace("PARTIAL taper", "DONE taper"))
+    (dump,) = amanda_catalogue.read(places)
+    assert dump.parts[0].label == "part-0002"
 
 
 @pytest.mark.parametrize(
