@@ -325,7 +325,8 @@ def mail_alias(name):
     user = amanda_platform.detect().user
 
     def plan():
-        target, current = _settings().mailto, __salt__["aliases.get_target"](user)
+        target = _settings().mailto
+        current = __salt__["aliases.get_target"](user) or None
         return {} if current == target else {user: {"old": current, "new": target}}
 
     return _converge(name, plan, lambda: __salt__["aliases.set_target"](user, _settings().mailto))
@@ -425,19 +426,36 @@ def published(name):
 def _schedule(name, function, **interval):
     """Converge on a job of the minion's own schedule."""
     job = {"function": function, "run_on_start": True, "maxrunning": 1, **interval}
+    offline = _no_minion()
 
     def plan():
-        jobs = __salt__["schedule.list"](show_all=True, return_yaml=False) or {}
-        current = jobs.get(function) or {}
+        current = _jobs(offline).get(function) or {}
         differs = {key: value for key, value in job.items() if current.get(key) != value}
         return {function: {"old": current or None, "new": job}} if differs else {}
 
     def act():
-        answer = __salt__["schedule.add"](function, persist=True, **job)
+        answer = __salt__["schedule.add"](function, persist=True, offline=offline, **job)
         if not answer["result"]:
             raise AmandaError(f"the schedule does not take {function}: {answer['comment']}")
 
-    return _converge(name, plan, act)
+    done = _converge(name, plan, act)
+    if offline and done["result"] is not False:
+        done["comment"] += (
+            " No salt-minion runs here: the job starts with one that does. Without a master, "
+            "give it 'master_type: disable'."
+        )
+    return done
+
+
+def _no_minion():
+    """Tell whether this is salt-call on a host whose minion isn't running: nobody schedules."""
+    return __opts__.get("__cli") == "salt-call" and not __salt__["service.status"]("salt-minion")
+
+
+def _jobs(offline):
+    """Return the minion's own schedule jobs, by name."""
+    jobs = __salt__["schedule.list"](show_all=True, return_yaml=False, offline=offline)
+    return jobs or {}
 
 
 def server_authorized(name, timeout=300):
@@ -520,7 +538,7 @@ def withdrawn(name):
         for what in ("host_keys", "directories"):
             if _mined(__opts__["id"], what):
                 changes[f"amanda.{what}"] = {"old": "published", "new": None}
-        if "amanda.publish" in (__salt__["schedule.list"](return_yaml=False) or {}):
+        if "amanda.publish" in _jobs(_no_minion()):
             changes["schedule"] = {"old": "amanda.publish", "new": None}
         return changes
 
@@ -528,7 +546,7 @@ def withdrawn(name):
         if path.exists():
             text = amanda_ssh.with_line(_authorized_text(path), None)
             amanda_files.write(path, _bytes(text), mode=0o644)
-        __salt__["schedule.delete"]("amanda.publish", persist=True)
+        __salt__["schedule.delete"]("amanda.publish", persist=True, offline=_no_minion())
         for what in ("host_keys", "directories"):
             __salt__["mine.delete"](f"amanda.{what}")
 
