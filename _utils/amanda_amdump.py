@@ -203,6 +203,15 @@ def broken(text):
     return match and match[0].removesuffix(" from")
 
 
+_HARDENED = re.compile(r"program \S+: not setuid-root")
+"""What amcheck says of programs whose setuid bit is gone on purpose; see amanda_hardening."""
+
+
+def is_meant(problem):
+    """Tell whether a problem that :func:`problems` returned is none: hardening made it so."""
+    return bool(_HARDENED.fullmatch(problem))
+
+
 def problems(text):
     """Return the ERROR lines of amcheck's report *text*, without the word."""
     found = []

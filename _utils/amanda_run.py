@@ -267,6 +267,7 @@ def check(work):
     problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
     if server.returncode and not problems:
         problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
+    problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}

@@ -142,3 +142,10 @@ def test_amchecks_errors_are_read_with_their_hosts():
     assert len(clients) == 7
     assert "web1: can not stat '/srv/data/missing': No such file or directory" in clients
     assert "down1: selfcheck request failed: EOF on read from down1" in clients
+
+
+def test_a_setuid_bit_taken_on_purpose_is_no_problem_and_any_other_is():
+    found = amanda_amdump.problems((CAPTURED / "amcheck-hardened").read_text())
+    assert found and [each for each in found if not amanda_amdump.is_meant(each)] == []
+    others = amanda_amdump.problems((CAPTURED / "amcheck-server").read_text())
+    assert others and not any(amanda_amdump.is_meant(each) for each in others)
