@@ -51,7 +51,8 @@ def dump(places, user, expected, progress):
         Called with counts of DLEs while it goes on; see :class:`amanda_amdump.LogTail`.
 
     ``dles`` has an entry for each DLE: ``host``, ``disk``, ``level``, ``success``, ``reason`` (in
-    words, "" on success), ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
+    words, "" on success; a dump that lacks what could not be read is on tape and no success),
+    ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
     (before compression, None if unknown), ``labels``, ``strange``. ``flushed`` has the same for
     what older runs had left on the holding disk, ``holding`` what waits there now.
     """
@@ -152,6 +153,7 @@ def _confirm(places, timestamp, expected):
             entry.update(success=False, reason="", detail="the catalogue doesn't have it on tape")
         elif outcome.success:
             entry["original_bytes"] = dump.native.size if dump.native else None
+            entry.update(_incomplete(outcome))
         if outcome.timestamp == timestamp:
             entries[outcome.host, outcome.disk] = entry
         else:
@@ -160,6 +162,18 @@ def _confirm(places, timestamp, expected):
         if (host, disk) not in entries:
             entries[host, disk] = _entry(host, disk, None, _UNREACHED)
     return list(entries.values()), flushed
+
+
+def _incomplete(outcome):
+    """Return what makes a dump a failure that is on tape, but lacks what could not be read."""
+    if not outcome.unread:
+        return {}
+    count = "1 name" if len(outcome.unread) == 1 else f"{len(outcome.unread)} names"
+    reason = (
+        f"{count} in {outcome.disk} could not be read on {outcome.host}: {outcome.unread[0]}; what "
+        f"could be read is on tape. Apply the state backup on {outcome.host}, or exclude them"
+    )
+    return {"success": False, "reason": reason}
 
 
 def _entry(host, disk, outcome, detail):
@@ -189,6 +203,8 @@ def _explain(entries, waiting, aside, errors, user):
     failed = {(e["host"], e["disk"]): e for e in entries if not e["success"]}
     suspects = []
     for (host, disk), entry in failed.items():
+        if entry["reason"]:
+            continue
         # What happened to the tapes is no reason for a dump that was never made.
         never = entry["level"] is None and entry["detail"] != _UNREACHED
         texts = [entry["detail"], *([] if never else tape)]

@@ -1,12 +1,20 @@
 """What one run of Amanda did for each DLE, from the events of its log."""
 
 import dataclasses
+import re
 
 _WORDS_OF_REASON = 10
 """How many of a dump program's own lines a reason quotes."""
 
 _LESS_TELLING = ("Got empty header",)
 """What the server says of a dump that never came, whatever the client's reason was."""
+
+# GNU tar's words where it leaves something out that is there. What was gone by the time it came
+# to it is no loss, and what changed while it was read is in the dump.
+_UNREAD = re.compile(
+    r"(?:\S*tar: )?(?P<name>.+?): (?:Warning: )?"
+    r"(?P<why>(?:Cannot (?:open|stat|read|readlink|savedir)|Read error)\b(?!.*: No such file).*)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Outcome:
         Why there is no success, in Amanda's words; "" on success.
     messages
         The dump program's own words, and what failed before a try that succeeded; a tuple.
+    unread
+        What isn't in the dump although it is there, and why: a tuple of texts.
     size
         Bytes on tape; 0 if nothing is.
     labels
@@ -44,6 +54,7 @@ class Outcome:
     messages: tuple
     size: int
     labels: tuple
+    unread: tuple = ()
 
 
 def contradiction(event, parts):
@@ -72,6 +83,7 @@ class _Fate:
         self.strange = False
         self.failures = []  # (who, what)
         self.messages = []
+        self.unread = ()
         self.parts = []
         self.size = 0
         self.labels = ()
@@ -109,7 +121,7 @@ class _Fate:
                 self._fail(event)
 
     def _fail(self, event):
-        words = [event.message, *_own_words(event)]
+        words = [event.message, *_own_words(event)[:_WORDS_OF_REASON]]
         self.failures.extend((event.program, text) for text in words if text)
 
     def reason(self, errors):
@@ -130,8 +142,13 @@ def _rank(program, _text):
 
 def _own_words(event):
     """Return what the dump program found strange or wrong: its lines with a question mark."""
-    words = [line[1:].strip() for line in event.more if line.startswith("?")]
-    return words[:_WORDS_OF_REASON]
+    return [line[1:].strip() for line in event.more if line.startswith("?")]
+
+
+def _left_out(words):
+    """Return what the dump program's *words* say was left out, and why; None if nothing was."""
+    match = _UNREAD.fullmatch(words)
+    return match and f"{match['name']}: {match['why']}"
 
 
 def _outcome(key, fate, errors):
@@ -148,6 +165,7 @@ def _outcome(key, fate, errors):
         messages=tuple(dict.fromkeys(messages)),
         size=fate.size,
         labels=fate.labels,
+        unread=fate.unread,
     )
 
 

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_log
+import amanda_outcomes
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_errors import AmandaError, ParseError
@@ -400,6 +402,52 @@ def test_a_strange_dump_is_a_success_with_the_words_of_its_program():
     outcome = outcomes("failed", "20261123084523")["/srv/strange"]
     assert (outcome.success, outcome.strange) == (True, True)
     assert outcome.messages == ("tar: ./data: something odd",)
+
+
+def test_what_could_not_be_read_is_told_apart_from_what_changed_or_went_meanwhile():
+    (outcome,) = [
+        one
+        for one in amanda_catalogue.run_results(captured("unread"), "20261123092130")
+        if (one.host, one.disk) == ("web1", "/home")
+    ]
+    assert outcome.strange and len(outcome.messages) == 4
+    assert outcome.unread == (
+        "./shut: Cannot open: Permission denied",
+        "./locked: Cannot open: Permission denied",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        ("Warning: Cannot open: Permission denied", True),
+        ("Cannot open: Operation not permitted", True),
+        ("Warning: Cannot stat: Permission denied", True),
+        ("Warning: Cannot open: Too many levels of symbolic links", True),
+        ("Warning: Read error at byte 0, while reading 512 bytes: Input/output error", True),
+        ("Warning: Cannot stat: No such file or directory", False),
+        ("Warning: Cannot open: No such file or directory", False),
+        ("File removed before we read it", False),
+        ("file changed as we read it", False),
+        ("File shrank by 1 bytes; padding with zeros", False),
+    ],
+)
+def test_each_of_tars_complaints_is_a_loss_or_none(words, left_out):
+    log = amanda_log.Event(
+        "dumper", "STRANGE", "web1", "/srv", level=0, more=(f"? tar: ./a: b: {words}",)
+    )
+    (outcome,) = amanda_outcomes.of_run([log], "20261123092130")
+    said = f"./a: b: {words.removeprefix('Warning: ')}"
+    assert outcome.unread == ((said,) if left_out else ())
+
+
+def test_what_could_not_be_read_is_told_however_much_else_is_strange():
+    changed = tuple(f"? tar: ./{number}: file changed as we read it" for number in range(50))
+    locked = "? tar: ./locked: Warning: Cannot open: Permission denied"
+    log = amanda_log.Event("dumper", "STRANGE", "web1", "/srv", level=0, more=(*changed, locked))
+    (outcome,) = amanda_outcomes.of_run([log], "20261123092130")
+    assert outcome.unread == ("./locked: Cannot open: Permission denied",)
+    assert len(outcome.messages) < 20
 
 
 def test_a_dump_that_succeeded_at_its_second_try_tells_of_the_first():
