@@ -26,6 +26,7 @@ from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "amanda"
 
+_AS_WANTED = "Already as it should be."
 POLL = 2  # seconds between two looks at the mine for the server's key
 
 
@@ -51,7 +52,7 @@ def _converge(name, plan, act, deferrable=False):
     try:
         changes = plan()
         if not changes:
-            return _result(name, True, {}, "Already as it should be.")
+            return _result(name, True, {}, _AS_WANTED)
         if __opts__["test"]:
             return _result(name, None, changes, "Would be changed.")
         if deferrable and amanda_unit.running():
@@ -71,6 +72,20 @@ def _converge(name, plan, act, deferrable=False):
 
 def _result(name, result, changes, comment):
     return {"name": name, "result": result, "changes": changes, "comment": comment}
+
+
+def _joined(name, *parts):
+    """Return the results of a state's parts as one: the worst result, and all they changed."""
+    results = [part["result"] for part in parts]
+    comments = dict.fromkeys(part["comment"] for part in parts)
+    if len(comments) > 1:
+        comments.pop(_AS_WANTED, None)
+    return _result(
+        name,
+        next((bad for bad in (False, None) if bad in results), True),
+        {key: change for part in parts for key, change in part["changes"].items()},
+        " ".join(comments),
+    )
 
 
 def _files(name, wanted, deferrable=False):
@@ -185,6 +200,10 @@ def dump_user(name):
         if not account:
             raise _NotYet(f"the packages make the user {platform.user}")
         changes = amanda_files.differences(wanted())
+        if _settings().is_server and not amanda_layout.SSH_KEY.exists():
+            # The state server_key makes it: under test=True that is still to come.
+            path = str(platform.home / amanda_layout.SSH_KEY_INSTALLED)
+            changes[path] = {"old": None, "new": f"{platform.user}:{platform.group} 0400"}
         if account["shell"] != shell:
             changes["shell"] = {"old": account["shell"], "new": shell}
         return changes
@@ -291,12 +310,11 @@ def config(name, source):
 
     def plan():
         files = wanted()
+        if not shutil.which("amgetconf"):
+            raise _NotYet("Amanda's server package is not installed")
         changes = amanda_files.differences(files)
         if str(files[-1].path) in changes:
-            if shutil.which("amgetconf"):
-                amanda_conf.check(files[-1].content.decode(), platform.user)
-            elif not __opts__["test"]:
-                raise AmandaError("amgetconf, of Amanda's server package, is missing")
+            amanda_conf.check(files[-1].content.decode(), platform.user)
         return changes
 
     return _converge(name, plan, lambda: amanda_files.apply(wanted()), deferrable=True)
@@ -416,11 +434,7 @@ def published(name):
     done = _converge(name, plan, __salt__["amanda.publish"])
     if done["result"] is False:
         return done
-    job = _schedule(name, "amanda.publish", hours=1)
-    job["changes"].update(done["changes"])
-    if done["result"] is None:
-        job["result"] = None
-    return job
+    return _joined(name, done, _schedule(name, "amanda.publish", hours=1))
 
 
 def _schedule(name, function, **interval):
