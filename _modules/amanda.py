@@ -32,6 +32,7 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 __virtualname__ = "amanda"
 
 _PUBLISHED = ("host_keys", "directories")
+_INTERNAL = ("process", "reported")  # keys of a result
 _TELL = 5  # seconds between two events of a restore in progress
 _DAY = 86400  # seconds; the longest that a function waits for a run
 
@@ -378,10 +379,15 @@ def _report(result):
     """Tell the event bus of a run's end, once, and return its result."""
     if result["state"] != "running":
         __salt__["event.send"](
-            f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}", result
+            f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}", _shown(result)
         )
         amanda_results.mark_reported(result)
-    return result
+    return _shown(result)
+
+
+def _shown(result):
+    """Return a result without what only the engine has a use for; None stays None."""
+    return result and {key: result[key] for key in result if key not in _INTERNAL}
 
 
 def status(config=None):
@@ -403,8 +409,10 @@ def status(config=None):
         ended = [result for result in mine if result["state"] != "running"]
         running = amanda_unit.running()
         return {
-            "running": next((r for r in mine if running and r["id"] == running["id"]), None),
-            "last": ended[-1] if ended else None,
+            "running": _shown(
+                next((r for r in mine if running and r["id"] == running["id"]), None)
+            ),
+            "last": _shown(ended[-1]) if ended else None,
         }
 
 
