@@ -6,6 +6,7 @@ the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
 """
 
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "amanda"
 
 _AS_WANTED = "Already as it should be."
+_ENGINE = Path(amanda_layout.__file__).parent  # the engine's modules, as Salt synced them
 POLL = 2  # seconds between two looks at the mine for the server's key
 
 
@@ -236,14 +238,21 @@ def hardened(name):
 
 
 def client_programs(name):
-    """Install the compressor that Amanda runs on a client.
+    """Install what Amanda runs on a client: the compressor and the tar for incrementals.
 
     .. code-block:: yaml
 
         Amanda client programs:
           amanda.client_programs
     """
-    return _programs(name, amanda_provision.CLIENT_PROGRAMS)
+    modules = amanda_provision.modules(_ENGINE, amanda_provision.CLIENT_MODULES)
+    wanted = _programs(amanda_provision.CLIENT_PROGRAMS, modules)
+
+    def act():
+        amanda_files.apply(wanted())
+        amanda_provision.check_incremental_tar(amanda_platform.detect())
+
+    return _converge(name, lambda: amanda_files.differences(wanted()), act, deferrable=True)
 
 
 def engine(name):
@@ -256,15 +265,13 @@ def engine(name):
         Amanda engine:
           amanda.engine
     """
-    modules = amanda_provision.engine(Path(amanda_layout.__file__).parent)
-    return _programs(name, amanda_provision.SERVER_PROGRAMS, modules)
-
-
-def _programs(name, paths, more=()):
-    def wanted():
-        return [*amanda_provision.programs(paths, _source), *more]
-
+    wanted = _programs(amanda_provision.SERVER_PROGRAMS, amanda_provision.engine(_ENGINE))
     return _files(name, wanted, deferrable=True)
+
+
+def _programs(paths, modules):
+    """Return the function that lists programs of ours and the engine's modules they need."""
+    return lambda: [*amanda_provision.programs(paths, _source, sys.executable), *modules]
 
 
 def encryption_keys(name):

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
-from amanda_layout import COMPRESS, CRYPT, SSH_KEY_INSTALLED, TAR, places
+from amanda_layout import COMPRESS, CRYPT, INCREMENTAL_TAR, SSH_KEY_INSTALLED, places
 
 DUMPTYPES = {"age": "encrypt-amgtar-ssh", "amcrypt": "encrypt-gnutar-ssh"}
 """The dumptype of every DLE, by encryption method; the second is the name other sites know."""
@@ -74,7 +74,7 @@ def render(template, settings, config, platform):
         state=place.state,
         tapes=place.tapes,
         holding=place.holding,
-        tar=TAR,
+        tar=INCREMENTAL_TAR,
         ssh_key=platform.home / SSH_KEY_INSTALLED,
         compress=settings.compress,
         compress_program=COMPRESS,

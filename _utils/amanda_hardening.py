@@ -29,7 +29,7 @@ import amanda_platform
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
-from amanda_layout import PROGRAMS, TAR
+from amanda_layout import INCREMENTAL_TAR, PROGRAMS, TAR
 
 SECURITY_CONF = Path("/etc/amanda-security.conf")
 INETD_CONF = Path("/etc/inetd.conf")
@@ -55,7 +55,7 @@ RUNTAR = f"""\
 # Amanda starts it as: runtar CONFIG TAR --create ... It has no more rights than who runs it:
 # the setuid bit, which Linux ignores on a script, is there because amcheck looks for it.
 shift 2
-exec {TAR} "$@"
+exec {INCREMENTAL_TAR} "$@"
 """
 
 # struct vfs_cap_data of linux/capability.h, revision 2: permitted low, inheritable low, then high.
@@ -79,7 +79,7 @@ def security_conf():
     return (
         "# Written by Salt (state amanda.hardened); changes made here are lost.\n"
         "# See amanda-security.conf(5).\n"
-        f"amgtar:gnutar_path={TAR}\n"
+        f"amgtar:gnutar_path={INCREMENTAL_TAR}\n"
         f"amgtar:gnutar_path={system_tar}\n"
         f"runtar:gnutar_path={system_tar}\n"
         "restore_by_amanda_user=no\n"

@@ -35,6 +35,7 @@ CRYPT = {  # server_custom_encrypt: stdin to stdout, -d decrypts; by encryption 
     "amcrypt": PROGRAMS / "crypt-amcrypt",
 }
 COMPRESS = PROGRAMS / "compress-zstd"  # client_custom_compress: stdin to stdout, -d expands
+INCREMENTAL_TAR = PROGRAMS / "incremental-tar"  # what Amanda runs: TAR, its snapshot cleansed
 TAR = PROGRAMS / "amanda-tar"  # a copy of tar that reads every file for the dump user's group
 ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
 

@@ -7,11 +7,14 @@ Where Debian gives a directory to the dump user that decides what root or Amanda
 from pathlib import Path
 
 import amanda_conf
+from amanda_command import run
+from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
 from amanda_layout import (
     AMANDA_CONFIGS,
     COMPRESS,
     CRYPT,
+    INCREMENTAL_TAR,
     PROGRAMS,
     RUNS,
     SETTINGS,
@@ -21,31 +24,50 @@ from amanda_layout import (
     places,
 )
 
-CLIENT_PROGRAMS = (COMPRESS,)
+CLIENT_PROGRAMS = (COMPRESS, INCREMENTAL_TAR)
+CLIENT_MODULES = ("amanda_command", "amanda_errors", "amanda_layout", "amanda_snapshot")
 SERVER_PROGRAMS = (*CRYPT.values(), PROGRAMS / "label-tapes")
 
 
-def programs(paths, read):
+def programs(paths, read, python):
     """Return the :class:`~amanda_files.Managed` programs of ours at *paths*.
 
     read
         Function from a program's name to its source, bytes.
+    python
+        The interpreter that stands in for ``@PYTHON@``: Salt's own, which is on every minion.
     """
-    files = [Managed(path, read(path.name), mode=0o755) for path in paths]
-    return [Managed(PROGRAMS, mode=0o755), *files]
+    files = [Managed(PROGRAMS, mode=0o755)]
+    for path in paths:
+        content = read(path.name).replace(b"@PYTHON@", python.encode(), 1)
+        files.append(Managed(path, content, mode=0o755))
+    return files
+
+
+def modules(directory, names=("amanda_*",)):
+    """Return the engine's modules called *names*, as in *directory*, beside the programs."""
+    paths = {path for name in names for path in Path(directory).glob(f"{name}.py")}
+    return [Managed(PROGRAMS / path.name, path.read_bytes()) for path in sorted(paths)]
+
+
+def check_incremental_tar(platform):
+    """Raise :class:`~amanda_errors.AmandaError` unless the dump user can run Amanda's tar."""
+    try:
+        run([INCREMENTAL_TAR, "--version"], user=platform.user)
+    except CommandError as error:
+        raise AmandaError(
+            f"{platform.user} can't run {INCREMENTAL_TAR}: {error.stderr}. Its first line names "
+            "Salt's Python, which every user must be able to read"
+        ) from error
 
 
 def engine(directory):
-    """Return the engine's modules, as they are in *directory*, where runs find them."""
+    """Return the engine's modules and the directories that it works with."""
     return [
-        Managed(PROGRAMS, mode=0o755),
+        *modules(directory),
         Managed(SETTINGS, mode=0o755),
         Managed(STATE, mode=0o700),
         Managed(RUNS, mode=0o700),
-        *(
-            Managed(PROGRAMS / path.name, path.read_bytes())
-            for path in sorted(Path(directory).glob("amanda_*.py"))
-        ),
     ]
 
 
