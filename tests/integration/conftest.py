@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.integration import backups
 from tests.integration import fleet as on_fleet
 from tests.testbed import Bed
 from tests.testbed.images import CACHE, CHECKOUT
@@ -98,6 +99,13 @@ def first_apply(bed):
 def fleet(bed, first_apply):
     """Give the session's bed with ``backup`` applied once on all minions."""
     return bed
+
+
+@pytest.fixture(scope="module")
+def mirrored(fleet):
+    """Give the fleet with a mirror and an offsite recipient; the example is back afterwards."""
+    with backups.mirrored(fleet, Pillar(fleet, pillar_root(fleet.name))):
+        yield fleet
 
 
 def pytest_collection_modifyitems(items):
