@@ -161,7 +161,7 @@ def _copies(events, config, labels):
         if event.kind == "START":
             started[event.label] = event.timestamp
         key = (event.host, event.disk, event.timestamp, event.level)
-        if event.kind == "PART":
+        if event.kind == "PART" and event.file:  # 0: no room was left for even the header
             # a part whose tape isn't the one the tapelist knows now stands as None: it is lost
             written = started.get(event.label)
             part = Part(event.label, event.file, event.number, event.size, written or "")

@@ -5,11 +5,14 @@ follows the program differs with both; the table below says how. Names are quote
 ``quote_string`` does it and are bytes: those that are no UTF-8 come as surrogate escapes.
 """
 
+import contextlib
 import dataclasses
 import fcntl
+import functools
 import re
+import typing
 
-from amanda_errors import ParseError
+from amanda_errors import AmandaError, ParseError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +23,7 @@ class Crc:
     size: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
+class Event(typing.NamedTuple):
     """A line of a log that says something about a dump, a tape or the whole run.
 
     program, kind
@@ -58,8 +60,10 @@ class Event:
 
 
 _DUMP = ("host", "disk", "timestamp", "level")
+_PART = ("storage", "label", "file", "host", "disk", "timestamp", "part", "level")
+_RESULT = ("storage", "host", "disk", "timestamp", "number", "level")
 
-# What the lines that tell a dump's fate begin with, before CRCs, statistics and message.
+# What the lines that tell a dump's fate consist of, word by word; a message ends each.
 _FIELDS = {
     ("planner", "DISK"): ("host", "disk"),
     ("planner", "FAIL"): _DUMP,
@@ -67,43 +71,67 @@ _FIELDS = {
     ("amflush", "DISK"): ("host", "disk"),
     ("amvault", "DISK"): ("host", "disk"),
     ("driver", "FAIL"): _DUMP,
-    ("dumper", "SUCCESS"): _DUMP,
+    ("dumper", "SUCCESS"): (*_DUMP, "crcs", "statistics"),
     ("dumper", "FAIL"): _DUMP,
-    ("dumper", "RETRY"): _DUMP,
-    ("dumper", "STRANGE"): ("host", "disk", "level"),
-    ("chunker", "SUCCESS"): _DUMP,
-    ("chunker", "PARTIAL"): _DUMP,
+    ("dumper", "RETRY"): (*_DUMP, "retry"),
+    ("dumper", "STRANGE"): ("host", "disk", "level", "crcs", "statistics"),
+    ("chunker", "SUCCESS"): (*_DUMP, "crcs", "statistics"),
+    ("chunker", "PARTIAL"): (*_DUMP, "crcs", "statistics"),
     ("chunker", "FAIL"): _DUMP,
-    ("taper", "PART"): ("label", "file", "host", "disk", "timestamp", "part", "level"),
-    ("taper", "PARTPARTIAL"): ("label", "file", "host", "disk", "timestamp", "part", "level"),
-    ("taper", "DONE"): ("host", "disk", "timestamp", "number", "level"),
-    ("taper", "PARTIAL"): ("host", "disk", "timestamp", "number", "level"),
-    ("taper", "FAIL"): _DUMP,
+    ("taper", "START"): ("datestamp", "storage", "started"),
+    ("taper", "PART"): (*_PART, "statistics"),
+    ("taper", "PARTPARTIAL"): (*_PART, "statistics"),
+    ("taper", "DONE"): (*_RESULT, "crcs", "statistics"),
+    ("taper", "PARTIAL"): (*_RESULT, "crcs", "statistics"),
+    ("taper", "FAIL"): ("storage", *_DUMP, "blame"),
 }
-_MEASURED = {
-    (program, kind)
-    for program, kind in _FIELDS
-    if (program == "taper" and kind != "FAIL")
-    or (program in ("dumper", "chunker") and kind in ("SUCCESS", "STRANGE", "PARTIAL"))
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_NAME = rf"(?:{_QUOTED}|\\.|[^\s\"\\])+"
+_TIME = "[0-9]{8}(?:[0-9]{6})?"
+_END = r"(?:\s+|$)"  # of a word
+
+_PATTERNS = {
+    "host": rf"(?P<host>{_NAME}){_END}",
+    "disk": rf"(?P<disk>{_NAME}){_END}",
+    "label": rf"(?P<label>{_NAME}){_END}",
+    "timestamp": rf"(?P<timestamp>{_TIME}){_END}",
+    "level": rf"(?P<level>-?[0-9]{{1,3}}){_END}",
+    "file": rf"(?P<file>[0-9]{{1,9}}){_END}",
+    "number": rf"(?P<number>[0-9]{{1,9}}){_END}",
+    "part": rf"(?P<number>[0-9]{{1,9}})/-?[0-9]+{_END}",  # 3/-1: how many isn't known yet
+    "crcs": rf"(?P<crcs>(?:[0-9a-f]{{8}}:[0-9]{{1,19}}{_END})*)",
+    "statistics": r"\[sec -?[0-9.]+ (?P<unit>bytes|kb) (?P<size>[0-9]{1,19}) kps [0-9.]+"
+    rf"(?: orig-kb [0-9]+)?\]{_END}",
+    # older Amanda doesn't write these two; one of them is never taken for a host or label
+    "storage": r'(?:(?:"ST:(?:[^"\\]|\\.)*"|ST:[^\s"]+)\s+)?'
+    r'(?:(?:"POOL:(?:[^"\\]|\\.)*"|POOL:[^\s"]+)\s+)?(?!"?(?:ST|POOL):)',
+    "blame": rf"(?:error|config){_END}",
+    "retry": rf"delay\s+-?[0-9]+\s+level\s+-?[0-9]+\s+message{_END}",
+    "datestamp": rf"datestamp\s+(?P<timestamp>{_TIME}){_END}",
+    "started": rf"label\s+(?P<label>{_NAME})\s+tape\s+[0-9]+$",
 }
 
 _KINDS_WITHOUT_DUMPS = {
     *("FATAL", "ERROR", "WARNING", "INFO", "SUMMARY", "START", "FINISH", "STATS", "MARKER"),
 }
-_KINDS_OF_DUMPS = {kind for _, kind in _FIELDS} - {"DISK"} | {"CHUNK", "CHUNKSUCCESS"}
+_KINDS_OF_DUMPS = {kind for _, kind in _FIELDS} - {"DISK", "START"} | {"CHUNK", "CHUNKSUCCESS"}
 _PROGRAMS_OF_DUMPS = {program for program, _ in _FIELDS}
 
-_WORD = re.compile(r'(?:"(?:[^"\\]|\\.)*"|\\.|[^\s"\\])+', re.DOTALL)
+_WORD = re.compile(_NAME, re.DOTALL)
 _PLAIN = re.compile(r'[^\\"]*')
 _ESCAPE = re.compile(rb'\\([0-7]{1,3}|.)|"', re.DOTALL)
 _ESCAPED = {b"t": b"\t", b"n": b"\n", b"r": b"\r", b"f": b"\f"}
-_TIMESTAMP = re.compile(r"[0-9]{8}(?:[0-9]{6})?")
-_CRC = re.compile(r"([0-9a-f]{8}):([0-9]{1,19})(?=\s)")
-_STATISTICS = re.compile(
-    r"\[sec -?[0-9.]+ (bytes|kb) ([0-9]{1,19}) kps [0-9.]+(?: orig-kb [0-9]+)?\](?:\s+|$)"
-)
 
 
+@functools.cache
+def _pattern(program, kind):
+    """Return the compiled pattern of such lines' text."""
+    parts = [_PATTERNS[name] for name in _FIELDS[program, kind]]
+    return re.compile("".join(parts) + "(?P<message>.*)", re.DOTALL)
+
+
+@functools.lru_cache(maxsize=65536)
 def unquote(word):
     """Return the name that *word* stands for: Amanda's ``quote_string`` undone."""
     if _PLAIN.fullmatch(word):
@@ -133,76 +161,27 @@ def split(text):
     return words
 
 
-class _Words:
-    """Takes a line's text apart, word by word; every fault raises, quoting the whole line."""
-
-    def __init__(self, what, line, text):
-        self._what = what
-        self._line = line
-        self.rest = text.lstrip()
-
-    def fault(self):
-        return ParseError(self._what, self._line)
-
-    def word(self):
-        match = _WORD.match(self.rest)
-        if not match or self.rest[match.end() :][:1].strip():
-            raise self.fault()
-        self.rest = self.rest[match.end() :].lstrip()
-        return unquote(match.group())
-
-    def expect(self, pattern):
-        match = re.match(pattern, self.rest)
-        if not match:
-            raise self.fault()
-        self.rest = self.rest[match.end() :].lstrip()
-        return match
-
-    def number(self):
-        return int(self.expect(r"[0-9]{1,9}(?=\s|$)").group())
-
-    def timestamp(self):
-        word = self.word()
-        if not _TIMESTAMP.fullmatch(word):
-            raise self.fault()
-        return word.ljust(14, "0")
-
-    def skip_storage(self):
-        """Pass over ``"ST:storage" "POOL:pool"``, which older Amanda doesn't write."""
-        for prefix in ('"ST:', "ST:", '"POOL:', "POOL:"):
-            if self.rest.startswith(prefix):
-                self.word()
-
-
-def _fields(words, names):
-    """Return what the *names* of a line's first words stand for."""
-    found = {}
-    for name in names:
-        if name == "part":  # 3/-1: Amanda doesn't know yet how many there will be
-            found["number"] = int(words.expect(r"([0-9]{1,9})/-?[0-9]+(?=\s)").group(1))
-        elif name == "level":
-            found["level"] = int(words.expect(r"-?[0-9]{1,3}(?=\s|$)").group())
-        elif name in ("file", "number"):
-            found[name] = words.number()
-        elif name == "timestamp":
-            found[name] = words.timestamp()
-        else:
-            found[name] = words.word()
-    return found
-
-
-def _measures(words, required):
-    """Return the CRCs and the size in bytes that stand next in a line."""
-    crcs = []
-    while match := _CRC.match(words.rest):
-        words.expect(_CRC)
-        crc = Crc(int(match.group(1), 16), int(match.group(2)))
+def _crcs(text):
+    """Return the :class:`Crc` that each word of *text* gives."""
+    found = []
+    for word in text.split():
+        crc, _, size = word.partition(":")
         # 00000000:0 is how Amanda says that it didn't measure
-        crcs.append(crc if crc != Crc(0, 0) else None)
-    if not required:
-        return {"crcs": tuple(crcs)}
-    unit, amount = words.expect(_STATISTICS).groups()
-    return {"crcs": tuple(crcs), "size": int(amount) * (1 if unit == "bytes" else 1024)}
+        found.append(None if word == "00000000:0" else Crc(int(crc, 16), int(size)))
+    return tuple(found)
+
+
+_MEANING = {
+    "host": unquote,
+    "disk": unquote,
+    "label": unquote,
+    "timestamp": lambda text: text.ljust(14, "0"),
+    "level": int,
+    "file": int,
+    "number": int,
+    "size": int,
+    "crcs": _crcs,
+}
 
 
 def _message(text):
@@ -219,35 +198,22 @@ def _message(text):
     return text.strip()
 
 
-def _tape_started(words):
-    """Return the fields of ``START taper``: the tape and when it was written."""
-    words.expect(r"datestamp(?=\s)")
-    timestamp = words.timestamp()
-    words.skip_storage()
-    words.expect(r"label(?=\s)")
-    label = words.word()
-    words.expect(r"tape\s+[0-9]+\s*$")
-    return {"timestamp": timestamp, "label": label}
-
-
 def _event(program, kind, text, line, what, more):
     """Return the :class:`Event` of one line whose kind is known."""
-    words = _Words(what, line, text)
     common = {"program": program, "kind": kind, "more": tuple(more)}
-    if (program, kind) == ("taper", "START"):
-        return Event(**common, **_tape_started(words))
     if (program, kind) not in _FIELDS:
         return Event(**common, message=_message(text))
-    if program == "taper":
-        words.skip_storage()
-    fields = _fields(words, _FIELDS[program, kind])
-    if kind != "DISK":
-        fields.update(_measures(words, (program, kind) in _MEASURED))
-    if (program, kind) == ("taper", "FAIL"):
-        words.expect(r"(?:error|config)(?=\s)")
-    if (program, kind) == ("dumper", "RETRY"):
-        words.expect(r"delay\s+-?[0-9]+\s+level\s+-?[0-9]+\s+message(?=\s|$)")
-    return Event(**common, **fields, message=_message(words.rest))
+    match = _pattern(program, kind).fullmatch(text.strip())
+    if not match:
+        raise ParseError(what, line)
+    found = match.groupdict()
+    common["message"] = _message(found.pop("message"))
+    kilobytes = found.pop("unit", None) == "kb"
+    for name, value in found.items():
+        common[name] = _MEANING[name](value)
+    if kilobytes:
+        common["size"] *= 1024
+    return Event(**common)
 
 
 def _parse(line, what, more):
@@ -267,13 +233,17 @@ def _parse(line, what, more):
 
 def _text(path):
     """Return a log's text; one that Amanda is writing is read between two of its lines."""
-    with path.open("rb") as file:
-        data = file.read()
-        if not data.endswith(b"\n"):
-            # Amanda writes a line in two steps, both under this lock
-            fcntl.lockf(file, fcntl.LOCK_SH)
-            file.seek(0)
+    try:
+        with path.open("rb") as file:
             data = file.read()
+            if data and not data.endswith(b"\n"):
+                # Amanda writes a line in two steps, both under this lock
+                with contextlib.suppress(OSError):  # a copy on a file system without locks
+                    fcntl.lockf(file, fcntl.LOCK_SH)
+                file.seek(0)
+                data = file.read()
+    except OSError as error:
+        raise AmandaError(f"can't read the log {path}: {error.strerror}") from error
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -281,8 +251,8 @@ def events(path, programs=None):
     """Yield each :class:`Event` of the log file *path*, in its order.
 
     programs
-        Only lines of these programs, a collection of names; None takes all. Lines of others are
-        passed over unread, which is what makes many logs quick to read.
+        Only what these programs, a collection of names, say of dumps and tapes; None takes all.
+        Other lines are passed over unread, which is what makes many logs quick to read.
 
     Raises :class:`amanda_errors.ParseError` on a line that is cut short or damaged and could have
     told the fate of a dump.
@@ -291,23 +261,19 @@ def events(path, programs=None):
     text = _text(path)
     if text and not text.endswith("\n"):
         raise ParseError(what, text.rpartition("\n")[2])
+    unread = None
+    if programs is not None:
+        others = "|".join(sorted(_PROGRAMS_OF_DUMPS.difference(programs)))
+        dull = "|".join(sorted(_KINDS_WITHOUT_DUMPS - {"START"}))
+        unread = re.compile(rf"[A-Z]+ (?:{others}) |(?:{dull}) [a-z]+ ")
     line, more = None, []
     # not splitlines(): names may hold other line separators of Unicode
     for following in [*text.split("\n")[:-1], ""]:
         if following.startswith("  ") and line is not None:
             more.append(following.strip())
             continue
-        if line and (programs is None or _writer(line) not in _others(programs)):
+        if line and not (unread and unread.match(line)):
             event = _parse(line, what, more)
             if event:
                 yield event
         line, more = following, []
-
-
-def _writer(line):
-    return line.split(" ", 2)[1] if " " in line else ""
-
-
-def _others(programs):
-    """Return the known programs that aren't in *programs*; unknown ones are always looked at."""
-    return _PROGRAMS_OF_DUMPS.difference(programs)

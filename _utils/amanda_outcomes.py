@@ -104,10 +104,11 @@ class _Fate:
         elif event.program == "dumper":
             self.dumped = True
             self.strange = event.kind == "STRANGE"
-            self.messages.extend(_own_words(event) if self.strange else [])
+            self.messages.extend(_own_words(event)[:_WORDS_OF_REASON] if self.strange else [])
+            self.unread = tuple(filter(None, map(_left_out, _own_words(event))))
 
     def _take_tape(self, event):
-        if event.kind == "PART":
+        if event.kind == "PART" and event.file:  # 0: no room was left for even the header
             self.parts.append(event)
         elif event.kind in ("DONE", "PARTIAL", "FAIL"):
             wrong = contradiction(event, self.parts) if event.kind == "DONE" else ""

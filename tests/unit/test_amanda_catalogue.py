@@ -15,7 +15,16 @@ from amanda_layout import ConfigPlaces
 from amanda_log import Crc
 
 CAPTURED = Path(__file__).parent / "captured" / "catalogue"
-STORIES = ["spanned", "overwritten", "failed", "partial", "flushed", "killed", "unreachable"]
+STORIES = [
+    "spanned",
+    "overwritten",
+    "failed",
+    "partial",
+    "flushed",
+    "killed",
+    "unreachable",
+    "no-room",
+]
 
 
 def places_of(directory, name="daily"):
@@ -91,6 +100,18 @@ def test_names_come_back_as_the_disklist_has_them():
         "/srv/with space",
         "/srv/ümläut",
     }
+
+
+def test_a_part_for_which_a_tape_had_no_room_at_all_is_no_part():
+    dumps = amanda_catalogue.read(captured("no-room"))
+    (dump,) = [dump for dump in dumps if Path(dump.disk).name == "plain"]
+    assert (dump.status, [part.label for part in dump.parts]) == ("OK", ["catalogue-0003"])
+    (outcome,) = [
+        one
+        for one in amanda_catalogue.run_results(captured("no-room"), "20261123092108")
+        if one.disk == dump.disk
+    ]
+    assert (outcome.success, outcome.labels) == (True, ("catalogue-0003",))
 
 
 def test_a_tape_written_again_takes_its_dumps_along():

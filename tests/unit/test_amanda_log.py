@@ -1,11 +1,14 @@
 """The lines of run logs, read strictly: all that Amanda wrote, and nothing else."""
 
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import amanda_log
 import pytest
-from amanda_errors import ParseError
+from amanda_errors import AmandaError, ParseError
 from amanda_log import Crc
 
 CAPTURED = Path(__file__).parent / "captured" / "catalogue"
@@ -152,6 +155,7 @@ def test_a_result_cut_anywhere_raises_and_quotes_the_line(tmp_path, length):
         "\0\0\0\0\0\0",
         "garbage",
         "DONE",
+        'FAIL taper "ST:d" "POOL:d" 20261123083845 0 error "no"',
         "SUCCESS taper web1 /etc 20261123083845 0 [sec 1 kb 1 kps 1]",
         "START taper datestamp 20261123083845",
         "PART taper d-0001 x web1 /etc 20261123083845 1/-1 0 [sec 0.1 bytes 1 kps 1]",
@@ -179,9 +183,6 @@ def test_a_line_without_its_end_raises(tmp_path):
 
 def test_a_line_that_amanda_is_just_writing_is_waited_for(tmp_path):
     """Amanda writes the first two words and the rest one after the other, under a lock."""
-    import subprocess
-    import sys
-
     path = log(tmp_path, "DONE taper ", end="")
     writer = subprocess.Popen(
         [
@@ -216,9 +217,23 @@ def test_lines_of_programs_not_asked_for_are_passed_over(tmp_path):
     assert [event.program for event in amanda_log.events(path, programs=("taper",))] == ["taper"]
 
 
+def test_a_log_that_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(AmandaError, match="can't read the log"):
+        list(amanda_log.events(tmp_path))
+
+
 def test_a_damaged_line_without_a_program_is_never_passed_over(tmp_path):
     with pytest.raises(ParseError):
         list(amanda_log.events(log(tmp_path, "DON"), programs=("taper",)))
+
+
+def test_a_line_of_an_enemy_is_refused_at_once(tmp_path):
+    for text in (" " * 100_000, '"' * 100_001, "\\" * 100_001, "a" * 100_000, '"a" ' * 30_000):
+        path = log(tmp_path, f"DONE taper web1 {text}x")
+        began = time.monotonic()
+        with pytest.raises(ParseError):
+            list(amanda_log.events(path))
+        assert time.monotonic() - began < 2
 
 
 def test_words_are_split_as_amanda_quotes_them():
