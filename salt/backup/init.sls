@@ -3,6 +3,9 @@
 #
 # Modules are synced first, since only a highstate does so by itself.
 {% do salt['saltutil.sync_all'](refresh=False) %}
+# Functions and scheduled jobs go by the pillar that the minion keeps in memory, states by the
+# master's of this moment: what was changed must count for both. A salt-call may have no minion.
+{% do salt['saltutil.refresh_pillar'](wait=opts.get('__cli') != 'salt-call') %}
 {% set backup = pillar.get('backup') %}
 
 {% if not backup %}
@@ -10,8 +13,10 @@ backup pillar:
   test.show_notification:
     - text: This minion has no pillar 'backup', so nothing is done. See README.md, "Quick start".
 {% else %}
-{% set server = backup.get('server') == grains['id'] %}
-{% set client = backup.get('directories', true) %}
+{% set known = backup is mapping %}
+{% set server = known and backup.get('server') == grains['id'] %}
+{# Left empty in the pillar they are the default; only {} withdraws. #}
+{% set client = known and backup.get('directories') != {} %}
 include:
   - backup.pillar
   {% if server %}
@@ -24,5 +29,7 @@ include:
   {% if server %}
   - backup.server
   {% endif %}
+  {% if known %}
   - backup.{{ 'client' if client else 'withdrawn' }}
+  {% endif %}
 {% endif %}
