@@ -79,11 +79,16 @@ class SshFleet:
     def _server(self):
         user = pwd.getpwnam(self.platform.user)
         run("usermod", "-s", "/bin/sh", user.pw_name)
-        amanda_files.apply(amanda_provision.engine(REPOSITORY / "_utils"))
         programs = [amanda_layout.PROGRAMS / path.name for path in FILES.iterdir()]
         programs = [path for path in programs if path.suffix != ".jinja"]
-        wanted = amanda_provision.programs(programs, lambda name: (FILES / name).read_bytes())
-        amanda_files.apply(wanted)
+        amanda_files.apply(
+            [
+                *amanda_provision.programs(
+                    programs, lambda name: (FILES / name).read_bytes(), sys.executable
+                ),
+                *amanda_provision.engine(REPOSITORY / "_utils"),
+            ]
+        )
         amanda_layout.SSH_KEY.parent.mkdir(parents=True, exist_ok=True)
         if not amanda_layout.SSH_KEY.exists():
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", amanda_layout.SSH_KEY)
@@ -99,7 +104,7 @@ class SshFleet:
         template = (FILES / "amanda.conf.jinja").read_text(encoding="utf-8")
         settings = self.settings
         text = amanda_conf.render(template, settings, settings.config("daily"), self.platform)
-        text = text.replace(str(amanda_layout.TAR), "/usr/bin/tar")
+        text = text.replace(str(amanda_layout.INCREMENTAL_TAR), "/usr/bin/tar")
         amanda_files.apply(amanda_provision.config(settings, "daily", self.platform, text))
         assert self.run("label")["success"]
 
