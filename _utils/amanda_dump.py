@@ -15,7 +15,6 @@ from amanda_pipeline import Pipeline, Stage
 from amanda_tapefile import (
     HEADER_SIZE,
     Header,
-    MirrorSource,
     TapeSource,
     parse_header,
     read_header,
@@ -25,7 +24,6 @@ from amanda_tapefile import (
 __all__ = [
     "HEADER_SIZE",
     "Header",
-    "MirrorSource",
     "TapeSource",
     "open_stream",
     "parse_header",
@@ -40,7 +38,7 @@ def open_stream(dump, source, check=True, user=None, hashes=None):
     dump
         An :class:`amanda_catalogue.Dump`.
     source
-        A :class:`TapeSource` or :class:`MirrorSource`, or what has their ``path`` and ``open``.
+        A :class:`TapeSource`, or what has its ``path`` and ``open``.
     check
         True: leaving the block reads what is left of the dump, then compares sizes and CRC-32C of
         all three stages with the catalogue, and the exit status of every filter. False: the block

@@ -249,17 +249,46 @@ def _only(names, what, directory):
     return names[0]
 
 
-class _Source:
-    """What sources have in common: a directory a tape, its label checked, files by number.
+def _numbered(directory):
+    """Return the names of a tape's files in *directory*, lists by the number they begin with."""
+    files = {}
+    try:
+        names = os.listdir(directory)
+    except OSError as error:
+        raise AmandaError(f"can't read {directory}: {error.strerror}") from error
+    for name in names:
+        if re.match(r"[0-9]{5,9}\.", name):
+            files.setdefault(int(name.partition(".")[0]), []).append(name)
+    return files
+
+
+class TapeSource:
+    """Tape files in the slots of a config's vtapes.
+
+    tapes
+        The directory of ``slot1`` … ``slotN``: ``places.tapes``.
 
     It remembers what it has seen: make a new one for each piece of work.
     """
 
-    def __init__(self):
+    def __init__(self, tapes):
+        self.tapes = Path(tapes)
+        self._slots = None
         self._tapes = {}
 
-    def _directory(self, part):
-        raise NotImplementedError
+    def path(self, part):
+        """Return the tape file of *part*, an :class:`amanda_catalogue.Part`.
+
+        Raises :class:`amanda_errors.AmandaError` if that tape isn't there, was written at another
+        time, or hasn't exactly one file of that number.
+        """
+        directory, files = self._tape(part)
+        what = f"file {part.file} of tape {part.label}"
+        return directory / _only(files.get(part.file, []), what, directory)
+
+    def open(self, part):
+        """Open the tape file of *part*: a binary stream, unbuffered; raises as :meth:`path`."""
+        return open_regular(self.path(part))
 
     def _tape(self, part):
         """Return the directory of the tape that has *part*, and its files' names by number."""
@@ -281,46 +310,6 @@ class _Source:
             self._tapes[key] = directory, files
         return self._tapes[key]
 
-    def path(self, part):
-        """Return the tape file of *part*, an :class:`amanda_catalogue.Part`.
-
-        Raises :class:`amanda_errors.AmandaError` if that tape isn't there, was written at another
-        time, or hasn't exactly one file of that number.
-        """
-        directory, files = self._tape(part)
-        what = f"file {part.file} of tape {part.label}"
-        return directory / _only(files.get(part.file, []), what, directory)
-
-    def open(self, part):
-        """Open the tape file of *part*: a binary stream, unbuffered; raises as :meth:`path`."""
-        return open_regular(self.path(part))
-
-
-def _numbered(directory):
-    """Return the names of a tape's files in *directory*, lists by the number they begin with."""
-    files = {}
-    try:
-        names = os.listdir(directory)
-    except OSError as error:
-        raise AmandaError(f"can't read {directory}: {error.strerror}") from error
-    for name in names:
-        if re.match(r"[0-9]{5,9}\.", name):
-            files.setdefault(int(name.partition(".")[0]), []).append(name)
-    return files
-
-
-class TapeSource(_Source):
-    """Tape files in the slots of a config's vtapes.
-
-    tapes
-        The directory of ``slot1`` … ``slotN``: ``places.tapes``.
-    """
-
-    def __init__(self, tapes):
-        super().__init__()
-        self.tapes = Path(tapes)
-        self._slots = None
-
     def _directory(self, part):
         if self._slots is None:
             self._slots = {}
@@ -333,20 +322,3 @@ class TapeSource(_Source):
                 f"tape {part.label} is in {len(slots)} slots of {self.tapes}, not in one{names}"
             )
         return slots[0]
-
-
-class MirrorSource(_Source):
-    """Tape files in a mirror: ``<directory>/tapes/<label>/<written>/NNNNN.…``, named as in a slot.
-
-    directory
-        The mirror's directory of one config, the one that has ``tapes``.
-    """
-
-    def __init__(self, directory):
-        super().__init__()
-        self.directory = Path(directory)
-
-    def _directory(self, part):
-        if not re.fullmatch(r"[0-9]{14}", part.written):
-            raise AmandaError(f"{part.written!r} is no time at which a tape was written")
-        return self.directory / "tapes" / part.label / part.written

@@ -14,9 +14,10 @@ from pathlib import Path
 import amanda_hardening
 import amanda_platform
 import pytest
-from amanda_layout import TAR
+from amanda_layout import INCREMENTAL_TAR, TAR
 
 from tests.functional.local_amanda import USER, LocalAmanda
+from tests.functional.programs import install_client_programs
 
 PLATFORM = amanda_platform.PLATFORMS["Debian"]
 AMGTAR = PLATFORM.libexec / "application" / "amgtar"
@@ -30,7 +31,7 @@ PROOF = Path("/root/amanda-tar-proof")
 DUMPTYPES = f"""\
 define application-tool confined {{
   plugin "amgtar"
-  property "GNUTAR-PATH" "{TAR}"
+  property "GNUTAR-PATH" "{INCREMENTAL_TAR}"
   property "XATTRS" "YES"
   property "ACLS" "YES"
   property "ATIME-PRESERVE" "NO"
@@ -60,6 +61,17 @@ define dumptype by-a-program-of-the-servers {{
   client-custom-compress "{WORK}/from-the-server"
 }}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """The tar that Amanda runs, which runs the one that is tested here; in the end, the host as
+    it was: other tests use Amanda as Debian ships it.
+    """
+    install_client_programs()
+    yield
+    unharden()
+    TAR.unlink()
 
 
 @pytest.fixture
@@ -218,7 +230,9 @@ def run_by_the_server(work, tree):
 
 
 def test_shipped_the_server_becomes_root_on_a_client(shipped, work, tree):
-    amanda_hardening.SECURITY_CONF.write_text(f"{SHIPPED_CONF}amgtar:gnutar_path={TAR}\n")
+    amanda_hardening.SECURITY_CONF.write_text(
+        f"{SHIPPED_CONF}amgtar:gnutar_path={INCREMENTAL_TAR}\n"
+    )
     assert run_by_the_server(work, tree) == "0"
 
 

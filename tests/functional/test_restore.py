@@ -9,10 +9,8 @@ import time
 from pathlib import Path
 
 import amanda_catalogue
-import amanda_command
 import amanda_dump
 import amanda_encryption
-import amanda_errors
 import amanda_extract
 import amanda_find
 import amanda_layout
@@ -27,6 +25,7 @@ from amanda_errors import AmandaError, ArgumentError, CommandError, ParseError
 
 from tests.functional import hard_tree
 from tests.functional.local_amanda import LocalAmanda
+from tests.functional.programs import install_client_programs
 
 TOPS = {"gzip": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
 _GNUTAR = """
@@ -374,27 +373,18 @@ def test_with_a_cleansed_snapshot_tar_dumps_a_directory_whose_name_was_used_befo
 @pytest.fixture
 def incremental_tar(room):
     """Amanda's clients' tar as the states install it; gives the property that names it."""
-    programs = amanda_layout.PROGRAMS
-    programs.mkdir(parents=True, exist_ok=True)
-    wrapper, tar = programs / "incremental-tar", amanda_layout.TAR
+    wrapper, tar = amanda_layout.INCREMENTAL_TAR, amanda_layout.TAR
     security = Path("/etc/amanda-security.conf")
     kept = security.read_bytes()
-    shutil.copy(Path(__file__).parents[2] / "salt/backup/files/incremental-tar", wrapper)
-    wrapper.chmod(0o755)
-    modules = [programs / Path(module.__file__).name for module in NEEDED]
-    for module, path in zip(NEEDED, modules, strict=True):
-        shutil.copy(module.__file__, path)
+    install_client_programs()
     was_there = tar.exists()
     if not was_there:
         shutil.copy("/usr/bin/tar", tar)
     security.write_bytes(kept + f"\namgtar:gnutar_path={wrapper}\n".encode())
     yield wrapper
     security.write_bytes(kept)
-    for path in [wrapper, *modules] if was_there else [wrapper, tar, *modules]:
-        path.unlink()
-
-
-NEEDED = (amanda_snapshot, amanda_layout, amanda_command, amanda_errors)
+    if not was_there:
+        tar.unlink()
 
 
 @pytest.fixture

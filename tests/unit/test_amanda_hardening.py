@@ -30,7 +30,7 @@ def services(tmp_path, monkeypatch):
 def test_amgtar_may_run_our_tar_and_root_the_systems():
     lines = amanda_hardening.security_conf().splitlines()
     allowed = [line for line in lines if line.startswith("amgtar:")]
-    assert allowed[0] == f"amgtar:gnutar_path={amanda_layout.TAR}"
+    assert allowed[0] == f"amgtar:gnutar_path={amanda_layout.INCREMENTAL_TAR}"
     assert len(allowed) == 2
 
 
@@ -38,7 +38,7 @@ def test_what_stands_in_runtars_place_runs_our_tar_with_amandas_options(tmp_path
     tar = tmp_path / "tar"
     tar.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     tar.chmod(0o755)
-    script = amanda_hardening.RUNTAR.replace(str(amanda_layout.TAR), str(tar))
+    script = amanda_hardening.RUNTAR.replace(str(amanda_layout.INCREMENTAL_TAR), str(tar))
     argv = ["sh", "-c", script, "runtar", "daily", "/bin/tar", "--create", "--directory", "/a b"]
     shown = subprocess.run(argv, capture_output=True, check=True).stdout
     assert shown == b"--create\n--directory\n/a b\n"

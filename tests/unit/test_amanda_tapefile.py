@@ -8,7 +8,7 @@ import pytest
 from amanda_catalogue import Part
 from amanda_errors import AmandaError, ParseError
 from amanda_log import Crc
-from amanda_tapefile import MirrorSource, TapeSource
+from amanda_tapefile import TapeSource
 
 from tests.unit import tapes
 
@@ -141,19 +141,6 @@ def test_a_tape_file_is_found_by_label_and_number(tmp_path):
     assert TapeSource(tmp_path).path(part("d-0002", 7)) == wanted
 
 
-def test_the_mirror_has_the_same_files_by_label_and_time(tmp_path):
-    directory = tmp_path / "tapes" / "d-0001" / tapes.WRITTEN
-    directory.mkdir(parents=True)
-    (directory / "00000.d-0001").write_bytes(tapes.label_block("d-0001"))
-    (directory / "00003.web1._etc.0").write_bytes(b"x")
-    source = MirrorSource(tmp_path)
-    assert source.path(part(file=3)) == directory / "00003.web1._etc.0"
-    with pytest.raises(AmandaError, match="0 files for file 4 of tape d-0001"):
-        source.path(part(file=4))
-    with pytest.raises(AmandaError, match="can't read"):
-        MirrorSource(tmp_path).path(part(written="20270101000000"))
-
-
 def test_a_tape_that_is_in_no_slot_or_in_two_is_an_error(tmp_path):
     tapes.put(tmp_path, "d-0001", 1, b"x")
     with pytest.raises(AmandaError, match="d-0009 is in 0 slots"):
@@ -186,14 +173,8 @@ def test_two_files_of_one_number_are_refused(tmp_path):
 
 @pytest.mark.parametrize("label", ["../d-0001", "..", "", "a/b", ".hidden", "-x"])
 def test_a_label_that_leads_elsewhere_is_refused(tmp_path, label):
-    for source in (TapeSource(tmp_path), MirrorSource(tmp_path)):
-        with pytest.raises(AmandaError, match="is no label of a tape"):
-            source.path(part(label))
-
-
-def test_a_write_time_that_leads_elsewhere_is_refused(tmp_path):
-    with pytest.raises(AmandaError, match="no time at which a tape was written"):
-        MirrorSource(tmp_path).path(part(written="../../etc"))
+    with pytest.raises(AmandaError, match="is no label of a tape"):
+        TapeSource(tmp_path).path(part(label))
 
 
 def test_links_pipes_and_directories_are_never_read(tmp_path):
