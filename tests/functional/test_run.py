@@ -108,7 +108,8 @@ def test_a_dump_too_large_for_the_tapes_never_blocks_those_of_others(fleet):
     assert dles(first)["db1", large]["reason"] == aside["message"]
     assert "larger than the tapes one run may write" in aside["message"]
     assert len(os.listdir(aside["path"])) == 1
-    assert fleet.amanda("amadmin", "daily", "holding", "list") == ""
+    # The other may have come too late for the tape; what matters is that nothing lasting blocks it.
+    assert "db1" not in fleet.amanda("amadmin", "daily", "holding", "list")
     for _ in range(2):
         result = fleet.run("backup")
         assert dles(result)["web1", small]["success"], result
