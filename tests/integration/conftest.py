@@ -102,9 +102,15 @@ def fleet(bed, first_apply):
 
 
 @pytest.fixture(scope="module")
-def mirrored(fleet):
+def module_pillar(fleet):
+    """Give the pillar of the session's bed to what a whole module works with."""
+    return Pillar(fleet, pillar_root(fleet.name))
+
+
+@pytest.fixture(scope="module")
+def mirrored(fleet, module_pillar):
     """Give the fleet with a mirror and an offsite recipient; the example is back afterwards."""
-    with backups.mirrored(fleet, Pillar(fleet, pillar_root(fleet.name))):
+    with backups.mirrored(fleet, module_pillar):
         yield fleet
 
 
