@@ -14,7 +14,7 @@ import amanda_catalogue
 import amanda_command
 import amanda_holding
 import amanda_reach
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, CommandError
 
 _POLL = 0.5
 _DETAIL = 1000  # characters of it in the result
@@ -51,10 +51,10 @@ def dump(places, user, expected, progress):
         Called with counts of DLEs while it goes on; see :class:`amanda_amdump.LogTail`.
 
     ``dles`` has an entry for each DLE: ``host``, ``disk``, ``level``, ``success``, ``reason`` (in
-    words, "" on success; a dump that lacks what could not be read is on tape and no success),
-    ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
-    (before compression, None if unknown), ``labels``, ``strange``. ``flushed`` has the same for
-    what older runs had left on the holding disk, ``holding`` what waits there now.
+    words, "" on success), ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
+    (before compression, None if unknown), ``labels``, ``strange``, ``dumped`` (the client's part
+    succeeded), ``unread`` (what could not be read there). ``flushed`` has the same for what older
+    runs had left on the holding disk, ``holding`` what waits there now.
     """
     faults = []
     aside = _tried(faults, amanda_holding.set_aside, places, user)
@@ -70,6 +70,7 @@ def dump(places, user, expected, progress):
     aside += _tried(faults, amanda_holding.set_aside, places, user)
     waiting = _tried(faults, amanda_holding.images, places, user)
     _explain(entries, waiting, aside, tail.errors, user)
+    faults += _force_fulls(places, user, entries, (*waiting, *aside))
     return {
         **_summary(status, entries, flushed, waiting, aside, faults),
         "timestamp": timestamp,
@@ -80,6 +81,32 @@ def dump(places, user, expected, progress):
         "set_aside": aside,
         "detail": said[-_DETAIL:],
     }
+
+
+def _force_fulls(places, user, entries, held):
+    """Have the next dump be a full one of each DLE whose dump failed after it had begun.
+
+    When tar ends, its snapshot has moved on, whatever becomes of what it wrote: an increment on
+    that would leave out, silently, what only the failed dump had.
+
+    held
+        What is on the holding disk, or was taken from it: whole dumps there aren't lost.
+
+    Returns what went wrong, in words.
+    """
+    safe = {(image["host"], image["disk"]) for image in held}
+    faults = []
+    for entry in entries:
+        name = (entry["host"], entry["disk"])
+        kept = entry["dumped"] and not entry["unread"] and name in safe
+        if entry["success"] or entry["level"] is None or kept:
+            continue
+        try:
+            admin = ["amadmin", "--exact-match", places.name, "force"]
+            amanda_command.run([*admin, *name], user=user)
+        except CommandError as error:
+            faults.append(f"{' '.join(name)} could not be set down for a full dump: {error}")
+    return faults
 
 
 def _tried(faults, function, *arguments):
@@ -188,6 +215,8 @@ def _entry(host, disk, outcome, detail):
         "original_bytes": None,
         "labels": list(outcome.labels) if outcome else [],
         "strange": bool(outcome and outcome.strange),
+        "dumped": bool(outcome and outcome.dumped),
+        "unread": list(outcome.unread) if outcome else [],
     }
 
 
@@ -217,7 +246,8 @@ def _explain(entries, waiting, aside, errors, user):
     for image in (*waiting, *aside):
         entry = failed.get((image["host"], image["disk"]))
         if entry:
-            text = image.get("message", "the dump waits on the holding disk for the next run")
+            what = "the dump" if entry["dumped"] else "what there is of it"
+            text = image.get("message", f"{what} waits on the holding disk for the next run")
             entry["reason"] = text if image in aside else f"{entry['reason']}; {text}"
 
 

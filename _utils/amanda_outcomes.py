@@ -36,6 +36,8 @@ class Outcome:
         Why there is no success, in Amanda's words; "" on success.
     messages
         The dump program's own words, and what failed before a try that succeeded; a tuple.
+    dumped
+        True if the client's part succeeded, whatever became of it then.
     unread
         What isn't in the dump although it is there, and why: a tuple of texts.
     size
@@ -55,6 +57,7 @@ class Outcome:
     size: int
     labels: tuple
     unread: tuple = ()
+    dumped: bool = False
 
 
 def contradiction(event, parts):
@@ -167,6 +170,7 @@ def _outcome(key, fate, errors):
         size=fate.size,
         labels=fate.labels,
         unread=fate.unread,
+        dumped=fate.dumped,
     )
 
 

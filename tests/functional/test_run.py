@@ -97,6 +97,30 @@ def test_a_client_that_refuses_the_key_is_told_from_one_that_is_down(fleet):
     assert "denied1 does not accept this server's SSH key" in entry["reason"]
 
 
+def test_after_a_dump_that_failed_late_the_next_is_a_full_one(fleet):
+    """By then tar's snapshot has moved on: an increment would leave out what was lost."""
+    path = directory("web")
+    fleet.client("web1", [path])
+    assert fleet.run("backup")["success"]
+    directory("web")
+    program = amanda_layout.CRYPT["age"]
+    whole = shutil.copy2(program, ROOT / "crypt-age")
+    # It takes what is as small as the canary; of a dump it fails when all has been read.
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = -d ] || { data=$(mktemp) && cat >"$data" && exec <"$data"; }\n'
+        f'[ -z "$data" ] || [ "$(stat -c %s "$data")" -lt 9999 ] || exit 1\nexec {whole} "$@"\n'
+    )
+    try:
+        result = fleet.run("backup")
+    finally:
+        shutil.copy2(whole, program)
+    (entry,) = dles(result).values()
+    assert not entry["success"], entry
+    (entry,) = dles(fleet.run("backup")).values()
+    assert entry["success"], entry
+    assert entry["level"] == 0
+
+
 def test_a_dump_too_large_for_the_tapes_never_blocks_those_of_others(fleet):
     small, large = directory("small"), directory("large", 30_000_000)
     fleet.client("web1", [small])
