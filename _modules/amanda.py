@@ -10,7 +10,15 @@ On the server: :func:`check`, :func:`collect`, :func:`label`, :func:`tapes`, :fu
 """
 
 import contextlib
+import importlib
+import sys
 import time
+
+# A minion keeps what it has imported for as long as it runs: without this, what was synced just now
+# would call the engine of before the sync.
+for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
+    del sys.modules[_stale]
+importlib.invalidate_caches()
 
 import amanda_collect
 import amanda_directories
@@ -102,7 +110,10 @@ def host_keys():
     with _salt_errors():
         settings = _settings()
         return amanda_fleet.published_host_keys(
-            amanda_ssh.read_host_keys(), settings.address or _address(), settings.port
+            amanda_ssh.read_host_keys(),
+            settings.address or _address(),
+            settings.port,
+            server=settings.server,
         )
 
 
@@ -125,14 +136,18 @@ def directories():
         salt web1 amanda.directories
     """
     with _salt_errors():
-        pillar = {path: each.options for path, each in _settings().directories.items()}
-        return amanda_fleet.published_directories(amanda_directories.read(), pillar)
+        settings = _settings()
+        pillar = {path: each.options for path, each in settings.directories.items()}
+        return amanda_fleet.published_directories(
+            amanda_directories.read(), pillar, server=settings.server
+        )
 
 
 def publish():
     """Publish to the mine what this minion's part in the backup is. A schedule job calls it.
 
-    Returns the names of the mine functions that were published.
+    Returns the names of the mine functions that were published. What one of them lacks doesn't
+    keep the others from being published, and is raised then.
 
     CLI Example:
 
@@ -142,17 +157,28 @@ def publish():
     """
     with _salt_errors():
         settings = _settings()
-        sent = []
-        if settings.is_server and amanda_layout.SSH_KEY.exists():
-            sent.append("ssh_public_key")
-            __salt__["mine.send"]("amanda.ssh_public_key")
-        if settings.is_client:
-            # What a client has is the server's business; and its own, to see what it said.
-            readers = sorted({settings.server, __opts__["id"]})
-            for what in _PUBLISHED:
-                __salt__["mine.send"](f"amanda.{what}", allow_tgt=readers, allow_tgt_type="list")
+        sent, problems = [], []
+        for what, options in _publications(settings):
+            try:
+                __salt__[f"amanda.{what}"]()  # mine.send would hide its error
+                __salt__["mine.send"](f"amanda.{what}", **options)
                 sent.append(what)
+            except CommandExecutionError as error:
+                problems.append(str(error))
+        if problems:
+            raise AmandaError("; ".join(problems))
         return sent
+
+
+def _publications(settings):
+    """Yield what this minion publishes, each with the options of mine.send."""
+    if settings.is_server and amanda_layout.SSH_KEY.exists():
+        yield "ssh_public_key", {}
+    if settings.is_client:
+        # What a client has is the server's business; and its own, to see what it said.
+        readers = sorted({settings.server, __opts__["id"]})
+        for what in _PUBLISHED:
+            yield what, {"allow_tgt": readers, "allow_tgt_type": "list"}
 
 
 # The server's work.

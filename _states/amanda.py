@@ -5,10 +5,17 @@ predicts. What can't be told yet, because a package is still missing, is predict
 the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
 """
 
+import importlib
 import shutil
 import sys
 import time
 from pathlib import Path
+
+# A minion keeps what it has imported for as long as it runs: without this, what was synced just now
+# would call the engine of before the sync.
+for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
+    del sys.modules[_stale]
+importlib.invalidate_caches()
 
 import amanda_conf
 import amanda_directories
@@ -23,13 +30,14 @@ import amanda_ssh
 import amanda_tapes
 import amanda_unit
 from amanda_errors import AmandaError
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "amanda"
 
 _AS_WANTED = "Already as it should be."
 _ENGINE = Path(amanda_layout.__file__).parent  # the engine's modules, as Salt synced them
 POLL = 2  # seconds between two looks at the mine for the server's key
+MINE_DELAY = 30  # seconds within which what was sent to the mine is in it
 
 
 class _NotYet(Exception):
@@ -65,7 +73,7 @@ def _converge(name, plan, act, deferrable=False):
         left = plan()
     except _NotYet as reason:
         return _result(name, None if __opts__["test"] else False, {}, f"Can't be told: {reason}.")
-    except AmandaError as error:
+    except (AmandaError, SaltException) as error:
         return _result(name, False, {}, str(error))
     if left:
         return _result(name, False, changes, f"Still not as it should be: {', '.join(left)}.")
@@ -117,6 +125,20 @@ def _is_published(what):
         raise _NotYet(str(error)) from error
     mined = _mined(__opts__["id"], what)
     return isinstance(mined, dict) and {**mined, "time": None} == {**ours, "time": None}
+
+
+def _publish(*needed):
+    """Publish, and wait until *needed* is in the mine: Salt passes it on without an answer."""
+    problem = "the master doesn't take what this minion publishes: see the log of salt-master"
+    try:
+        __salt__["amanda.publish"]()
+    except CommandExecutionError as error:
+        problem = str(error)
+    deadline = time.monotonic() + MINE_DELAY
+    while not all(_is_published(what) for what in needed):
+        if time.monotonic() >= deadline:
+            raise AmandaError(problem)
+        time.sleep(0.2)
 
 
 def _server_key(server):
@@ -174,7 +196,7 @@ def server_key(name):
     def act():
         amanda_files.apply([amanda_files.Managed(amanda_layout.SETTINGS, mode=0o755)])
         amanda_ssh.ensure_key(amanda_layout.SSH_KEY)
-        __salt__["amanda.publish"]()
+        _publish("ssh_public_key")
 
     return _converge(name, plan, act)
 
@@ -438,7 +460,7 @@ def published(name):
             if not _is_published(what)
         }
 
-    done = _converge(name, plan, __salt__["amanda.publish"])
+    done = _converge(name, plan, lambda: _publish("host_keys", "directories"))
     if done["result"] is False:
         return done
     return _joined(name, done, _schedule(name, "amanda.publish", hours=1))
@@ -621,8 +643,14 @@ def _own_directory(name, wanted):
     def plan():
         options = wanted()
         own = amanda_directories.read()
-        if own.get(name) != options or (options is None and name in own):
+        if options is None and name not in own:
+            return {}
+        # Without the pillar nothing of this minion is backed up, which is an error here.
+        is_client = _settings().is_client
+        if own.get(name) != options or options is None:
             return {name: {"old": own.get(name), "new": options}}
+        if is_client and not _is_published("directories"):
+            return {"mine": {"old": None, "new": "amanda.directories"}}
         return {}
 
     def act():
@@ -633,6 +661,8 @@ def _own_directory(name, wanted):
         else:
             own[name] = options
         amanda_directories.write(own)
-        __salt__["amanda.publish"]()
+        if _settings().is_client:
+            # On a minion that isn't set up yet the rest follows with the state published.
+            _publish("directories")
 
     return _converge(name, plan, act)

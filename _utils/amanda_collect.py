@@ -166,7 +166,8 @@ class _Collection:
                 )
             return client
         try:
-            entry = reading.fields(value, ("version", "time", "directories"))
+            names = ("version", "time", "directories")
+            entry = reading.fields(value, names, optional=("server",))
             reading.version(entry["version"])
             published = reading.moment(entry["time"])
             wanted = self._read_directories(minion_id, entry["directories"])

@@ -93,7 +93,7 @@ def moment(now=None):
     return now.astimezone(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
-def published_directories(own, pillar, now=None):
+def published_directories(own, pillar, now=None, server=None):
     """Return what a client publishes of its directories.
 
     own
@@ -102,23 +102,33 @@ def published_directories(own, pillar, now=None):
         ``{path: options}`` of the pillar.
     now
         The time; by default the present.
+    server
+        The minion id of the server that may read it: who gets another publishes anew.
     """
     merged = {**pillar, **own}
     directories = {path: dict(merged[path] or {}) for path in sorted(merged)}
-    return {"version": VERSION, "time": moment(now), "directories": directories}
+    return {
+        "version": VERSION,
+        "time": moment(now),
+        "server": server,
+        "directories": directories,
+    }
 
 
-def published_host_keys(keys, address, port, now=None):
+def published_host_keys(keys, address, port, now=None, server=None):
     """Return what a client publishes of its SSH server.
 
     keys
         As :func:`amanda_ssh.read_host_keys` gives them.
     address, port
         Where the server finds it.
+    now, server
+        As for :func:`published_directories`.
     """
     return {
         "version": VERSION,
         "time": moment(now),
+        "server": server,
         "address": address,
         "port": port,
         "keys": list(keys),

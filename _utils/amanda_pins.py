@@ -74,7 +74,8 @@ def decide(published, previous, server, findings):
 
 
 def _read(value, loopback):
-    entry = reading.fields(value, ("version", "time", "address", "port", "keys"))
+    names = ("version", "time", "address", "port", "keys")
+    entry = reading.fields(value, names, optional=("server",))
     reading.version(entry["version"])
     return Pin(
         reading.address(entry["address"], loopback),

@@ -14,19 +14,21 @@ mail for the dump user:
     - require:
       - sls: backup.packages
 
-{% for config in pillar['backup'].get('configs', {'daily': {}}) %}
-Amanda config {{ config }}:
+# What is no mapping is named by the first state, which these require.
+{% set configs = pillar['backup'].get('configs') or {'daily': {}} %}
+{% for config in configs if configs is mapping %}
+{{ ("Amanda config " ~ config) | json }}:
   amanda.config:
     - name: {{ config | json }}
     - source: salt://backup/files/amanda.conf.jinja
     - require:
       - amanda: encryption keys
 
-tapes of {{ config }}:
+{{ ("tapes of " ~ config) | json }}:
   amanda.labelled:
     - name: {{ config | json }}
     - require:
-      - amanda: Amanda config {{ config }}
+      - amanda: {{ ("Amanda config " ~ config) | json }}
 {% endfor %}
 
 scheduled backups:

@@ -1,5 +1,6 @@
 """The bed's fleet under the state ``backup``: apply it, read its answers, list hosts' disks."""
 
+import contextlib
 import dataclasses
 
 from tests.testbed import Bed
@@ -79,6 +80,22 @@ def difference(before: set[str], after: set[str]) -> list[str]:
     """Return what came and went between two listings, sorted by name."""
     lines = [f"-{line}" for line in before - after] + [f"+{line}" for line in after - before]
     return sorted(lines, key=lambda line: (line.split(" ", 5)[-1], line))
+
+
+@contextlib.contextmanager
+def edited(bed: Bed, path: str, old: bytes, new: bytes):
+    """Have the master serve a file of the SLS with *old* replaced, as if it had been edited."""
+    served, text = (
+        f"/checkout/salt/backup/{path}",
+        bed.read("master", f"/checkout/salt/backup/{path}"),
+    )
+    assert old in text
+    bed.write("master", "/srv/edited", text.replace(old, new))
+    bed.run("master", ["mount", "--bind", "/srv/edited", served])
+    try:
+        yield
+    finally:
+        bed.run("master", ["umount", served])
 
 
 def installed(bed: Bed) -> bool:

@@ -129,7 +129,7 @@ def test_one_command_makes_a_bare_fleet_ready(fresh, fleet):
         assert {each["result"] for each in states} == {True}, minion
     checked = fleet.salt(SERVER, "amanda.check")[SERVER]
     assert checked["success"] is True, checked
-    assert checked["collected"]["findings"] == []
+    assert checked["steps"][0]["findings"] == []
 
 
 def test_what_the_first_apply_returns_holds_no_secret(fresh, fleet):
@@ -260,14 +260,14 @@ def test_the_dump_user_s_mail_goes_to_root(fleet):
 def test_amanda_s_debug_files_are_pruned_when_they_are_old(fleet, host):
     rule = "/etc/tmpfiles.d/salt-amanda.conf"
     prune = ["systemd-tmpfiles", "--clean", rule]
-    old, new = "/var/log/amanda/amandad/old.debug", "/var/log/amanda/amandad/new.debug"
-    fleet.write(host, old, b"old")
+    old = "/var/log/amanda/amandad/old.debug"
+    as_dump_user = ["runuser", "-u", "backup", "--"]
+    fleet.run(host, [*as_dump_user, "install", "-D", "-m", "600", "/dev/null", old])
     fleet.run(host, prune)
-    assert fleet.read(host, old) == b"old"
+    assert fleet.read(host, old) == b""
     # The clock is shifted for this one program; NO_FAKE_STAT: the files' times are not.
     fleet.run(host, ["faketime", "-f", "+15d", *prune], env={"NO_FAKE_STAT": "1"})
     assert fleet.run(host, ["test", "-e", old], check=False).returncode == 1
-    fleet.write(host, new, b"new")
     timer = fleet.run(host, ["systemctl", "is-active", "systemd-tmpfiles-clean.timer"])
     assert timer.stdout == b"active\n"
 

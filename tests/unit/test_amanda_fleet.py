@@ -71,10 +71,11 @@ def test_what_clients_publish_is_collected():
 
 def test_a_client_publishes_what_its_states_added_over_what_the_pillar_says():
     own = {"/srv": {"exclude": ["./a"]}}
-    published = amanda_fleet.published_directories(own, {"/etc": None, "/srv": {}}, DAY)
-    assert published == {
+    pillar = {"/etc": None, "/srv": {}}
+    assert amanda_fleet.published_directories(own, pillar, DAY, server="backup") == {
         "version": 1,
         "time": "2026-01-20T00:00:00+00:00",
+        "server": "backup",
         "directories": {"/etc": {}, "/srv": {"exclude": ["./a"]}},
     }
 
