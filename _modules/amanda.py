@@ -4,9 +4,10 @@ The first argument is what is acted on; ``config`` defaults to the only one; tim
 sizes are bytes, and what is returned is data. A run goes on in a unit of its own, whatever becomes
 of the command or the minion that started it.
 
-On the server: :func:`check`, :func:`collect`, :func:`label`, :func:`tapes`, :func:`backup`,
-:func:`mirror`, :func:`backup_and_mirror`, :func:`run_due`, :func:`status`, :func:`ls`,
-:func:`versions`, :func:`recover`. On every minion: :func:`publish` and what it publishes.
+On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :func:`tapes`,
+:func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`run_due`, :func:`status`,
+:func:`ls`, :func:`versions`, :func:`recover`. On every minion: :func:`publish` and what it
+publishes.
 """
 
 import contextlib
@@ -241,6 +242,33 @@ def _mined(what):
     return answer if isinstance(answer, dict) and answer else None
 
 
+def retire(host, path=None):
+    """Take a client, or one directory of it, out of the backup on purpose.
+
+    Nothing of it is dumped any more, nor reported as missing. Its dumps stay on their tapes until
+    those are overwritten. If it publishes again later, it is back.
+
+    host
+        The client's minion id.
+    path
+        The directory; without one, the client and all of its directories.
+
+    Returns what changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.retire web1 /srv/wiki
+    """
+    with _salt_errors():
+        _server_settings()
+        previous = amanda_fleet.load(amanda_layout.FLEET)
+        fleet = amanda_fleet.retire(previous, host, path)
+        amanda_fleet.save(fleet, amanda_layout.FLEET)
+        return amanda_fleet.diff(previous, fleet)
+
+
 def check(config=None):
     """Tell whether a run would work: each client's SSH, keys, tapes, disks, by Amanda's own check.
 
@@ -445,26 +473,28 @@ def status(config=None):
 # Files back.
 
 
-def _catalogue(host, path, source, config):
+def _catalogue(host, path, source, config, generation):
     """Give the catalogue that has dumps of *path* of *host*; a context manager."""
     user = amanda_platform.detect().user
-    return amanda_sources.holding(_server_settings(), host, path, source, user, config)
+    return amanda_sources.holding(_server_settings(), host, path, source, user, config, generation)
 
 
-def ls(host, path="/", at=None, source="tapes", config=None):
+def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
     """List a directory of a client as it was at a moment; what was deleted by then isn't shown.
 
     host
         The client's minion id.
     path
-        An absolute path.
+        An absolute path. Without one, the directories that there are dumps of are listed.
     at
         The moment, ISO 8601, in the server's local time unless it says otherwise; a date alone
         means the end of that day. Default: now.
     source
-        ``tapes``, or ``mirror`` for the newest generation there.
+        ``tapes`` or ``mirror``.
     config
         Which Amanda config; may be left out.
+    generation
+        Which generation of the mirror, if not the newest.
 
     CLI Example:
 
@@ -472,7 +502,9 @@ def ls(host, path="/", at=None, source="tapes", config=None):
 
         salt backup-server amanda.ls web1 /home at=2026-11-20
     """
-    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
+        if path is None:
+            return amanda_find.list_disks(catalogue.dumps, host)
         return amanda_find.list_names(
             catalogue.dumps,
             catalogue.source,
@@ -483,10 +515,10 @@ def ls(host, path="/", at=None, source="tapes", config=None):
         )
 
 
-def versions(host, path, source="tapes", config=None):
+def versions(host, path, source="tapes", config=None, generation=None):
     """Return which dumps store a file or directory, the newest first.
 
-    host, path, source, config
+    host, path, source, config, generation
         As for :func:`ls`.
 
     CLI Example:
@@ -495,17 +527,17 @@ def versions(host, path, source="tapes", config=None):
 
         salt backup-server amanda.versions web1 /etc/hosts
     """
-    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
         return amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
 
 
-def recover(host, path, at=None, destination=None, source="tapes", config=None):
+def recover(host, path, at=None, destination=None, source="tapes", config=None, generation=None):
     """Restore a file, a directory or a whole DLE of a client, as it was at a moment.
 
     It appears on this server, in a directory that only root can enter, since what a client sent
     may be hostile. Owners, modes, links, extended attributes and ACLs are as they were.
 
-    host, path, at, source, config
+    host, path, at, source, config, generation
         As for :func:`ls`.
     destination
         A directory that is empty or absent. Default: a new one below
@@ -520,7 +552,7 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None):
 
         salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
     """
-    with _salt_errors(), _catalogue(host, path, source, config) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
         return amanda_restore.recover(
             catalogue.dumps,
             catalogue.source,

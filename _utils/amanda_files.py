@@ -24,8 +24,8 @@ class Managed:
 
     content
         Bytes, or None for a directory.
-    secret
-        Never show the content, not even as a difference.
+    hidden
+        Never show the content, not even as a difference: it is a secret, or nobody's interest.
     keep
         An existing file keeps its content: keys are never overwritten.
     """
@@ -35,7 +35,7 @@ class Managed:
     user: str = "root"
     group: str = "root"
     mode: int = 0o644
-    secret: bool = False
+    hidden: bool = False
     keep: bool = False
 
     @property
@@ -71,7 +71,7 @@ def write(path, content, user="root", group="root", mode=0o644):
 def differences(managed):
     """Return ``{path: {"old": …, "new": …}}`` for each of *managed* that isn't as it should be.
 
-    Text is shown as a unified difference, a secret not at all. Raises
+    Text is shown as a unified difference, what is hidden not at all. Raises
     :class:`~amanda_errors.AmandaError` where a directory stands in a file's place or the reverse.
     """
     changes = {}
@@ -134,7 +134,7 @@ def _difference(wanted):
 
 
 def _shown(wanted, current):
-    if wanted.secret:
+    if wanted.hidden:
         return "replaced"
     try:
         old, new = current.decode().splitlines(), wanted.content.decode().splitlines()

@@ -20,7 +20,10 @@ def _disk_bytes(disk):
 
 
 def disks_of(dumps, host, path):
-    """Return the disks of *host* that *path* (bytes, absolute) lies in, the longest first.
+    """Return the disks of *host* that *path* lies in, the longest first.
+
+    path
+        Absolute, bytes; None is in all of them.
 
     Raises :class:`amanda_errors.ArgumentError` if *host* has no dump at all, or no such disk.
     """
@@ -31,7 +34,7 @@ def disks_of(dumps, host, path):
     holding = [
         disk
         for disk in disks
-        if disk.startswith("/") and amanda_tree.is_below(path, _disk_bytes(disk))
+        if path is None or (disk.startswith("/") and amanda_tree.is_below(path, _disk_bytes(disk)))
     ]
     if not holding:
         raise ArgumentError(
@@ -127,6 +130,17 @@ def list_names(dumps, source, host, path, at=None, user=None, limit=1000):
         "count": len(entries),
         "entries": entries[:limit],
     }
+
+
+def list_disks(dumps, host):
+    """List the directories of *host* that there are dumps of, each with its newest dump.
+
+    Raises :class:`amanda_errors.ArgumentError` if there are none.
+    """
+    newest = {}
+    for dump in sorted(dumps, key=lambda dump: dump.timestamp):
+        newest[dump.host, dump.disk] = dump
+    return [describe(newest[host, disk]) for disk in sorted(disks_of(dumps, host, None))]
 
 
 def versions(index, dumps, host, path):

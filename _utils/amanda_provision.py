@@ -40,14 +40,16 @@ def programs(paths, read, python):
     files = [Managed(PROGRAMS, mode=0o755)]
     for path in paths:
         content = read(path.name).replace(b"@PYTHON@", python.encode(), 1)
-        files.append(Managed(path, content, mode=0o755))
+        files.append(Managed(path, content, mode=0o755, hidden=True))
     return files
 
 
 def modules(directory, names=("amanda_*",)):
     """Return the engine's modules called *names*, as in *directory*, beside the programs."""
     paths = {path for name in names for path in Path(directory).glob(f"{name}.py")}
-    return [Managed(PROGRAMS / path.name, path.read_bytes()) for path in sorted(paths)]
+    return [
+        Managed(PROGRAMS / path.name, path.read_bytes(), hidden=True) for path in sorted(paths)
+    ]
 
 
 def check_incremental_tar(platform):
@@ -87,7 +89,7 @@ def server_ssh(platform):
             platform.user,
             platform.group,
             mode=0o400,
-            secret=True,
+            hidden=True,
         ),
     ]
 

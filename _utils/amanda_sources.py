@@ -63,18 +63,22 @@ class MirrorSource:
 
 
 @contextlib.contextmanager
-def catalogue(settings, config, source, user):
+def catalogue(settings, config, source, user, generation=None):
     """Give the :class:`Catalogue` of one config for this block.
 
     settings
         The server's :class:`amanda_settings.Settings`.
     source
-        One of :data:`SOURCES`; of the mirror, the newest generation.
+        One of :data:`SOURCES`.
     user
         The dump user.
+    generation
+        Which generation of the mirror; None is the newest.
     """
     if source not in SOURCES:
         raise ArgumentError(f"{source!r} is no source: choose one of {', '.join(SOURCES)}")
+    if generation and source != "mirror":
+        raise ArgumentError("a generation is one of the mirror: add source=mirror")
     if source == "tapes":
         places = amanda_layout.places(config, settings.paths)
         dumps = amanda_catalogue.read(places)
@@ -83,7 +87,7 @@ def catalogue(settings, config, source, user):
         return
     if settings.mirror is None:
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
-    manifest = amanda_generations.load(settings.mirror, config)
+    manifest = amanda_generations.load(settings.mirror, config, generation)
     with amanda_generations.open_catalogue(settings.mirror, manifest, user) as places:
         dumps = amanda_catalogue.read(places)
         mirror = MirrorSource(settings.mirror, config)
@@ -91,22 +95,25 @@ def catalogue(settings, config, source, user):
 
 
 @contextlib.contextmanager
-def holding(settings, host, path, source, user, config=None):
+def holding(settings, host, path, source, user, config=None, generation=None):
     """Give the :class:`Catalogue` that has dumps of *path* of *host*, for this block.
 
+    path
+        Absolute; None is any.
     config
         The config's name; None looks through all of them.
+    generation
+        As for :func:`catalogue`.
 
     Raises :class:`~amanda_errors.ArgumentError` if none has.
     """
     names = [settings.config(config).name] if config else list(settings.configs)
-    wanted = amanda_names.absolute(path)
     reasons = []
     for name in names:
         with contextlib.ExitStack() as stack:
             try:
-                found = stack.enter_context(catalogue(settings, name, source, user))
-                amanda_find.disks_of(found.dumps, host, wanted)
+                found = stack.enter_context(catalogue(settings, name, source, user, generation))
+                amanda_find.disks_of(found.dumps, host, path and amanda_names.absolute(path))
             except AmandaError as error:
                 reasons.append(error)
                 continue

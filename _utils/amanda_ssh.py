@@ -59,7 +59,7 @@ def ensure_key(path, user="root", group="root"):
     path = Path(path)
     amanda_files.apply([amanda_files.Managed(path.parent, user=user, group=group, mode=0o700)])
     made = not path.exists() and _create(path)
-    wanted = amanda_files.Managed(path, b"", user, group, 0o600, secret=True, keep=True)
+    wanted = amanda_files.Managed(path, b"", user, group, 0o600, hidden=True, keep=True)
     amanda_files.apply([wanted])
     read_public(path)
     return made

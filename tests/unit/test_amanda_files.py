@@ -40,8 +40,8 @@ def test_a_changed_line_is_shown_as_a_difference(tmp_path):
 
 def test_a_secret_is_never_shown(tmp_path):
     path = tmp_path / "f"
-    amanda_files.apply([managed(path, b"old secret", secret=True)])
-    changes = amanda_files.differences([managed(path, b"new secret", secret=True)])
+    amanda_files.apply([managed(path, b"old secret", hidden=True)])
+    changes = amanda_files.differences([managed(path, b"new secret", hidden=True)])
     assert "secret" not in str(changes[str(path)])
 
 

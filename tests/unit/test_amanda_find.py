@@ -103,3 +103,12 @@ def test_a_path_that_no_dump_stores_is_an_error(indexed):
 )
 def test_what_is_restored_keeps_the_last_part_of_its_path(disk, name, base):
     assert amanda_find.base_name(disk, name) == base
+
+
+def test_without_a_path_each_directory_is_listed_with_its_newest_dump():
+    dumps = [_dump("/srv", "20261105000000", 1), _dump("/etc", "20261101000000")]
+    dumps += [_dump("/srv", "20261101000000"), _dump("/home", "20261101000000", host="db1")]
+    listed = amanda_find.list_disks(dumps, "web1")
+    assert [(each["disk"], each["level"]) for each in listed] == [("/etc", 0), ("/srv", 1)]
+    with pytest.raises(ArgumentError, match="there are dumps of: db1, web1"):
+        amanda_find.list_disks(dumps, "web2")
