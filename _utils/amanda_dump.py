@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_AMCRYPT_PADDING = 511  # zero bytes at most: aespipe seals blocks of 512
+
+
 @contextlib.contextmanager
 def open_stream(dump, source, check=True, user=None, hashes=None):
     """Give the plain archive of *dump*, a binary stream that can be read or be a child's stdin.
@@ -220,7 +223,9 @@ def _stages(dump, decrypt, expand):
     server = Stage("on tape", dump.server)
     # compressed by the server, what the client sent was the archive itself
     by_server = expand and dump.client == dump.native
-    client = Stage("decrypted", None if by_server else dump.client)
+    by_amcrypt = decrypt and decrypt[0] == amanda_layout.CRYPT.get("amcrypt")
+    padding = _AMCRYPT_PADDING if by_amcrypt else 0
+    client = Stage("decrypted", None if by_server else dump.client, padding)
     native = Stage("expanded", dump.native)
     stages = [[server]]
     for command, stage, same in [

@@ -27,20 +27,32 @@ class Stage:
         For messages: "on tape".
     expected
         The :class:`amanda_log.Crc` there should be; None if that isn't known.
+    padding
+        How many zero bytes may follow what is expected; they are taken out.
     """
 
-    def __init__(self, name, expected):
+    def __init__(self, name, expected, padding=0):
         self._name = name
         self._expected = expected
+        self._padding = padding
         self._checksum = Checksum()
 
-    def add(self, buffer, length):
-        """Take in *length* bytes of *buffer*; returns False once they are more than expected.
+    def take(self, buffer, length):
+        """Take in *length* bytes of *buffer*; return how many of them are to be passed on.
 
-        A dump that was tampered with could otherwise expand without end.
+        None once they are more than expected: a dump that was tampered with could otherwise
+        expand without end.
         """
+        if self._expected is None:
+            self._checksum.add(buffer, length)
+            return length
+        room = self._expected.size - self._checksum.size
+        surplus = length - room
+        if 0 < surplus <= self._padding and not any(memoryview(buffer)[room:length]):
+            self._padding -= surplus
+            length = room
         self._checksum.add(buffer, length)
-        return self._expected is None or self._checksum.size <= self._expected.size
+        return length if length <= room else None
 
     def complaint(self):
         """Return what differs from what is expected, "" if nothing does."""
@@ -207,7 +219,8 @@ class Pipeline:
         buffer = bytearray(CHUNK)
         while length := feed.readinto(buffer):
             for stage in self._stages[position]:
-                if not stage.add(buffer, length):
+                length = stage.take(buffer, length)
+                if length is None:
                     raise AmandaError(stage.complaint())
             if not self._write(target.fileno(), memoryview(buffer)[:length]):
                 return False

@@ -77,16 +77,18 @@ def put(slots, label, number, data, name="web1._etc.0", written=WRITTEN):
     return path
 
 
-def write_dump(slots, plain, layout, compress=False, crypt=None):
+def write_dump(slots, plain, layout, compress=False, crypt=None, padding=b""):
     """Put a dump of *plain* on tapes below *slots*; returns the :class:`Dump`.
 
     layout
         Where its parts go and how long each is: ``[("d-0001", 1, 500)]``; the last gets the rest.
     crypt
         The path of the stand-in for encryption, None for none.
+    padding
+        What it adds to the data before it seals it.
     """
     client = gzip.compress(plain, 1) if compress else plain
-    server = shift(client) if crypt else client
+    server = shift(client + padding) if crypt else client
     filters = f"comp {'.gz' if compress else 'N'} program APPLICATION"
     if crypt:
         filters += f" crypt enc server_encrypt {os.fspath(crypt)} server_decrypt_option -d"

@@ -83,6 +83,27 @@ def test_a_dump_over_several_tapes_comes_back_as_it_was(slots, crypt, compress, 
     assert read(dump, slots) == PLAIN
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("length", [1, 52, 511])
+def test_the_zeros_that_amcrypt_pads_with_are_taken_out(
+    slots, crypt, monkeypatch, compress, length
+):
+    monkeypatch.setattr(amanda_layout, "CRYPT", {"amcrypt": crypt})
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT, compress, crypt, bytes(length))
+    assert read(dump, slots) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("method", "padding"),
+    [("amcrypt", bytes(512)), ("amcrypt", b"\0\0x\0"), ("age", b"\0")],
+)
+def test_nothing_else_may_follow_the_data(slots, crypt, monkeypatch, method, padding):
+    monkeypatch.setattr(amanda_layout, "CRYPT", {method: crypt})
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT, False, crypt, padding)
+    with pytest.raises(AmandaError, match="decrypted it has"):
+        read(dump, slots)
+
+
 def test_a_child_can_have_the_stream_as_its_input(slots, crypt):
     dump = tapes.write_dump(slots, PLAIN, LAYOUT, True, crypt)
     with open_stream(dump, TapeSource(slots)) as stream:
