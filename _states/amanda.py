@@ -36,6 +36,7 @@ __virtualname__ = "amanda"
 
 _AS_WANTED = "Already as it should be."
 _ENGINE = Path(amanda_layout.__file__).parent  # the engine's modules, as Salt synced them
+_INTERVALS = ("seconds", "minutes", "hours", "days", "cron", "when", "once", "splay")
 POLL = 2  # seconds between two looks at the mine for the server's key
 MINE_DELAY = 30  # seconds within which what was sent to the mine is in it
 
@@ -473,10 +474,15 @@ def _schedule(name, function, **interval):
 
     def plan():
         current = _jobs(offline).get(function) or {}
-        differs = {key: value for key, value in job.items() if current.get(key) != value}
+        # What a job has more, but for what Salt itself notes in it, changes when it runs.
+        wanted = {key: None for key in _INTERVALS} | job
+        differs = {key: value for key, value in wanted.items() if current.get(key) != value}
         return {function: {"old": current or None, "new": job}} if differs else {}
 
     def act():
+        # schedule.add refuses a name that is there, and schedule.modify keeps what it isn't given.
+        if function in _jobs(offline):
+            __salt__["schedule.delete"](function, persist=True, offline=offline)
         answer = __salt__["schedule.add"](function, persist=True, offline=offline, **job)
         if not answer["result"]:
             raise AmandaError(f"the schedule does not take {function}: {answer['comment']}")
