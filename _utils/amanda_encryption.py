@@ -154,7 +154,7 @@ def _check_seals(sealed):
 def _managed(encryption, platform):
     """Return the files as they should be; keys that aren't there yet stand with no content."""
     owned = {"user": platform.user, "group": platform.group}
-    secret = {**owned, "content": b"", "mode": 0o400, "secret": True, "keep": True}
+    secret = {**owned, "content": b"", "mode": 0o400, "hidden": True, "keep": True}
     if encryption.method == "amcrypt":
         return [
             Managed(_amcrypt_key(platform).parent, mode=0o700, **owned),
