@@ -43,6 +43,8 @@ def render(template, settings, config, platform):
         :class:`amanda_settings.Settings` and one of its configs.
     platform
         :class:`amanda_platform.Platform` of the server.
+
+    Raises :class:`~amanda_errors.AmandaError` if the template was broken by an edit.
     """
     place = places(config.name, settings.paths)
     options = {"org": config.name, "mailto": "", **_DEFAULTS, **config.options}
@@ -52,7 +54,7 @@ def render(template, settings, config, platform):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.from_string(template).render(
+    values = dict(
         name=config.name,
         storage=config.name,
         user=platform.user,
@@ -80,6 +82,13 @@ def render(template, settings, config, platform):
         compress_program=COMPRESS,
         crypt=CRYPT,
     )
+    try:
+        return environment.from_string(template).render(values)
+    except jinja2.TemplateError as error:
+        where = f"line {error.lineno}: " if hasattr(error, "lineno") else ""
+        raise AmandaError(
+            f"the template of {config.name}'s amanda.conf can't be rendered: {where}{error}"
+        ) from error
 
 
 def _quoted(options):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import croniter
+from amanda_encryption import check_recipient
 from amanda_errors import ArgumentError, PillarError
 from amanda_pillar import REQUIRED, Reader
 
@@ -386,11 +387,14 @@ def _encryption(reader):
     if not isinstance(recipients, list):
         inner.fail("recipients", "a list is needed", "Write one age1… key a line.")
     for recipient in recipients:
-        # Its checksum is checked where it is used; here it must not become anything else.
-        if not isinstance(recipient, str) or not re.fullmatch(r"age1[0-9a-z]{58}", recipient):
+        try:
+            check_recipient(str(recipient))
+        except ValueError as error:
+            # A secret key put there by mistake must not be shown.
+            shown = repr(recipient) if str(recipient).startswith("age1") else "one of them"
             inner.fail(
                 "recipients",
-                f"{recipient!r} is no age public key",
+                f"{shown} is no age public key: {error}",
                 "Copy the line 'public key: age1…' that age-keygen printed.",
             )
     return Encryption(method, tuple(recipients))

@@ -10,7 +10,7 @@ import amanda_settings
 import pytest
 from amanda_errors import AmandaError
 
-RECIPIENT = "age1" + "q" * 58
+RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
 
 
 @pytest.fixture

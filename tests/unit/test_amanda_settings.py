@@ -5,7 +5,7 @@ import pytest
 import yaml
 from amanda_errors import ArgumentError, PillarError
 
-RECIPIENT = "age1" + "q" * 58
+RECIPIENT = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
 SERVER = {"server": "backup-server"}
 
 
@@ -128,6 +128,19 @@ def test_a_mirror_without_recipients_is_refused_with_the_way_to_make_one():
     error = fault(mirror={"user": "mirror", "directory": "/mirror"})
     assert error.key == "backup:encryption:recipients"
     assert "age-keygen" in error.remedy
+
+
+def test_a_recipient_with_a_slip_is_told_by_its_checksum():
+    error = fault(encryption={"recipients": [RECIPIENT.replace("hyww5", "hywv5")]})
+    assert error.key == "backup:encryption:recipients"
+    assert "hywv5" in str(error) and "Copy the line" in error.remedy
+
+
+def test_a_secret_key_in_the_place_of_a_recipient_is_not_shown():
+    secret = "AGE-SECRET-KEY-1QQPQQQSQ6Q5ZQXGPQGPSQYSQTQPQQQSQ6Q5ZQXGPQGPSQYSQTQPQQQS"
+    error = fault(encryption={"recipients": [secret]})
+    assert error.key == "backup:encryption:recipients"
+    assert secret[16:] not in str(error)
 
 
 def test_a_mirror_with_a_recipient_is_kept_for_thirty_days():
