@@ -1,7 +1,8 @@
 """A tree on a host, made, changed or described: runs there, as root, and prints what it saw.
 
-Usage: ``picture.py build|change|show DIRECTORY``. ``show`` prints one JSON line per name, sorted,
-so that two trees are equal if and only if the lines are.
+Usage: ``picture.py build|change|show|plain DIRECTORY``. ``show`` prints one JSON line per name,
+sorted, so that two trees are equal if and only if the lines are; ``plain`` leaves out what tar's
+own format doesn't keep.
 """
 
 import json
@@ -26,13 +27,19 @@ def change(top):
     os.mkdir(top + b"/empty/no longer")
 
 
-def show(top):
+def show(top, pax=True):
     """Print the inventory of *top* (bytes)."""
-    for name, attributes in sorted(hard_tree.inventory(top).items()):
+    for name, attributes in sorted(hard_tree.inventory(top, pax).items()):
+        xattrs = attributes.get("xattrs", {})
         # What takes more than the right to read is not backed up; see docs.
-        for attribute in [each for each in attributes["xattrs"] if each.startswith("trusted.")]:
-            del attributes["xattrs"][attribute]
+        for attribute in [each for each in xattrs if each.startswith("trusted.")]:
+            del xattrs[attribute]
         print(json.dumps([_plain(name), _plain(attributes)], sort_keys=True))
+
+
+def plain(top):
+    """Print the inventory of *top* (bytes) without what tar's own format doesn't keep."""
+    show(top, pax=False)
 
 
 def _plain(value):
@@ -47,4 +54,5 @@ def _plain(value):
 
 if __name__ == "__main__":
     verb, directory = sys.argv[1:]
-    {"build": hard_tree.build, "change": change, "show": show}[verb](os.fsencode(directory))
+    verbs = {"build": hard_tree.build, "change": change, "show": show, "plain": plain}
+    verbs[verb](os.fsencode(directory))

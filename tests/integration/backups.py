@@ -18,7 +18,7 @@ UNIT = "amanda-run.service"
 PICTURE = "/checkout/tests/picture.py"
 _FOUND = re.compile(
     r"(?P<day>\S+) (?P<time>\S+) +(?P<host>\S+) +(?P<disk>/\S*) +(?P<level>\d+) +\S+ +\S+ +"
-    r"(?P<label>\S+) +(?P<file>\d+) +\S+ +(?P<status>\S+) *"
+    r"(?P<label>\S+) +(?P<file>\d+) +\S+ +OK *"
 )
 
 
@@ -61,8 +61,8 @@ def catalogue(bed: Bed) -> set[tuple]:
     """Return host, disk, level, label and time of each dump that Amanda calls OK."""
     argv = ["runuser", "-u", "backup", "--", "amadmin", "daily", "find"]
     lines = bed.run(SERVER, argv).stdout.decode().splitlines()[2:]
-    found = [_FOUND.fullmatch(line) for line in lines if not re.search(r" FAILED \(", line)]
-    assert None not in found, lines
+    found = [_FOUND.fullmatch(line) for line in lines if re.search(r" OK *$", line)]
+    assert found and None not in found, lines
     return {
         (
             *each.group("host", "disk"),
@@ -71,7 +71,6 @@ def catalogue(bed: Bed) -> set[tuple]:
             re.sub(r"\D", "", each["day"] + each["time"]),
         )
         for each in found
-        if each["status"] == "OK"
     }
 
 
@@ -123,12 +122,6 @@ def held_run(bed: Bed, action: str = "backup_and_mirror"):
         process.wait()
 
 
-def restart_minion(bed: Bed, host: str) -> None:
-    """Restart a host's minion; returns when it answers again."""
-    bed.run(host, ["systemctl", "restart", "salt-minion"])
-    until(lambda: bed.salt(host, "test.ping", check=False).get(host), f"an answer of {host}")
-
-
 # --- the pillar that has it all ---
 
 
@@ -163,6 +156,19 @@ def mirrored(bed: Bed, pillar):
 
 
 # --- trees ---
+
+
+@contextlib.contextmanager
+def also_backed_up(bed: Bed, host: str, *paths: str):
+    """Have directories of a client backed up for this block, by states; then they are retired."""
+    for path in paths:
+        assert on_fleet.single(bed, host, "amanda.directory", path)["result"] is True
+    try:
+        yield
+    finally:
+        for path in paths:
+            on_fleet.single(bed, host, "amanda.directory_absent", path)
+            bed.salt(SERVER, "amanda.retire", host, path, check=False)
 
 
 def picture(bed: Bed, host: str, path: str | bytes) -> list[bytes]:

@@ -259,7 +259,7 @@ def test_a_second_run_is_refused_and_told_which_is_going_on(mirrored, first):
 
 def test_a_run_goes_on_when_the_minion_is_restarted_and_is_reported_later_once(mirrored, first):
     with backups.held_run(mirrored, "backup"):
-        backups.restart_minion(mirrored, SERVER)
+        mirrored.restart_minion(SERVER)
         assert backups.is_running(mirrored)
         assert mirrored.salt(SERVER, "amanda.run_due")[SERVER] == {}
     result = good(backups.newest_result(mirrored))

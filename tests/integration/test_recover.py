@@ -6,7 +6,7 @@ import time
 import pytest
 from amanda_names import raw, text
 
-from tests.integration import backups, fleet
+from tests.integration import backups
 from tests.integration.backups import PICTURE, SERVER, differences, good, now, picture
 from tests.testbed import SaltError, salt
 
@@ -103,18 +103,15 @@ def part(lines, name):
 
 @pytest.fixture(scope="module")
 def history(mirrored):
-    for path in (HARD, "/usr/share/doc"):
-        assert fleet.single(mirrored, "web1", "amanda.directory", path)["result"] is True
-    backups.steps(backups.run(mirrored, "check"))  # so that Amanda knows them
-    history = History(mirrored)
-    history.amadmin("force")
-    history.day(BEFORE)
-    history.day(SECOND_DAY)
-    history.amadmin("force-bump")
-    history.day(THIRD_DAY)
-    yield history
-    for path in (HARD, "/usr/share/doc"):
-        fleet.single(mirrored, "web1", "amanda.directory_absent", path)
+    with backups.also_backed_up(mirrored, "web1", HARD, "/usr/share/doc"):
+        backups.run(mirrored, "check")  # so that Amanda knows them
+        history = History(mirrored)
+        history.amadmin("force")
+        history.day(BEFORE)
+        history.day(SECOND_DAY)
+        history.amadmin("force-bump")
+        history.day(THIRD_DAY)
+        yield history
 
 
 def test_the_three_backups_are_a_full_and_two_levels_above_it(history):

@@ -189,6 +189,12 @@ class Bed:
             if "answers" in fact:
                 self._start(host).wait()
 
+    def restart_minion(self, name: str) -> None:
+        """Restart a host's minion; returns when it is in again."""
+        for fact in self._watch([name]):
+            if "answers" in fact:
+                self.run(name, ["systemctl", "restart", "salt-minion"])
+
     # --- work in it ---
 
     def run(

@@ -1,0 +1,111 @@
+"""Salt's scheduler runs the dumps: one job, and a time kept on disk.
+
+Clock changes and daylight saving are in tests/unit/test_amanda_due.py and, by shifted clocks, in
+tests/functional/test_due.py.
+"""
+
+import datetime
+import json
+
+import pytest
+
+from tests.integration import backups, fleet
+from tests.integration.backups import SERVER, good, steps, until
+
+DUE = "/var/lib/salt-amanda/due.json"
+
+
+@pytest.fixture(scope="module")
+def daily(fleet, module_pillar):
+    """Give the fleet whose cron has an hour that doesn't come while the tests run."""
+    hour = (datetime.datetime.now(datetime.timezone.utc).hour + 20) % 24
+    settings = {"configs": {"daily": {"cron": f"30 {hour} * * *"}}}
+    with backups.backup_pillar(fleet, module_pillar, settings):
+        yield fleet
+
+
+def served(bed):
+    """Return the cron time that is recorded as served last."""
+    return datetime.datetime.fromisoformat(json.loads(bed.read(SERVER, DUE))["served"]["daily"])
+
+
+def miss(bed, days):
+    """Write the record of a server that was last there so many days ago; returns what it was."""
+    was = served(bed)
+    old = (was - datetime.timedelta(days=days)).isoformat(timespec="seconds")
+    bed.write(SERVER, DUE, json.dumps({"served": {"daily": old}}).encode(), 0o600)
+    return was
+
+
+def test_the_job_is_there_after_apply_runs_at_start_and_every_ten_minutes(daily):
+    jobs = daily.salt(SERVER, "schedule.list", show_all=True, return_yaml=False)[SERVER]
+    job = jobs["amanda.run_due"]
+    assert (job["function"], job["minutes"], job["run_on_start"]) == ("amanda.run_due", 10, True)
+    assert job["enabled"] and job["maxrunning"] == 1
+    assert "amanda.run_due" in daily.read(SERVER, "/etc/salt/minion.d/_schedule.conf").decode()
+
+
+def test_only_the_server_has_the_job(daily):
+    jobs = daily.salt("web1,db1", "schedule.list", show_all=True, return_yaml=False)
+    assert not [name for name, has in jobs.items() if "amanda.run_due" in has]
+
+
+def test_salts_own_scheduler_starts_it(daily):
+    """The job as it stands, at an interval that a test can wait for."""
+    daily.salt(SERVER, "amanda.run_due")
+    was, before = miss(daily, 1), backups.results(daily)
+    often = ["schedule.modify", "amanda.run_due", "function=amanda.run_due", "seconds=3"]
+    daily.run("master", ["salt", SERVER, *often])
+    try:
+        until(lambda: backups.results(daily) != before, "a run started by the scheduler", 30)
+    finally:
+        fleet.apply(daily, SERVER)
+        backups.wait_for_end(daily)
+    good(backups.newest_result(daily))
+    assert len(backups.results(daily)) == len(before) + 1
+    assert served(daily) == was
+    jobs = daily.salt(SERVER, "schedule.list", show_all=True, return_yaml=False)[SERVER]
+    assert jobs["amanda.run_due"].get("minutes") == 10
+    assert "seconds" not in jobs["amanda.run_due"]
+
+
+def test_nothing_is_run_before_its_time(daily):
+    daily.salt(SERVER, "amanda.run_due")
+    before = backups.results(daily)
+    assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
+    assert backups.results(daily) == before
+
+
+def test_one_run_makes_up_for_all_that_were_missed(daily):
+    was, before = miss(daily, 5), backups.results(daily)
+    answer = daily.salt(SERVER, "amanda.run_due")[SERVER]
+    (result,) = answer["runs"]
+    good(result)
+    assert "this run makes up for all that were missed" in result["remark"]
+    assert (result["action"], result["config"]) == ("backup", "daily")
+    assert set(backups.results(daily)) - set(before) == {f"daily-{result['id']}.json"}
+    assert served(daily) == was
+    assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
+
+
+def test_a_time_that_passed_while_the_minion_was_down_is_made_up_for_at_its_start_once(daily):
+    daily.run(SERVER, ["systemctl", "stop", "salt-minion"])
+    was, before = miss(daily, 1), backups.results(daily)
+    daily.restart_minion(SERVER)
+    until(lambda: backups.results(daily) != before, "a run at the start", 30)
+    result = good(backups.wait_for_end(daily))
+    daily.restart_minion(SERVER)
+    until(lambda: backups.newest_result(daily).get("reported"), "its report", 30)
+    assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
+    assert len(backups.results(daily)) == len(before) + 1
+    assert list(steps(result)) == ["collect", "cleanup", "canary", "dump"]
+    assert served(daily) == was
+
+
+def test_a_run_that_is_due_while_another_goes_on_waits_for_its_turn(daily):
+    daily.salt(SERVER, "amanda.run_due")
+    miss(daily, 1)
+    with backups.held_run(daily, "backup"):
+        assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
+    (result,) = daily.salt(SERVER, "amanda.run_due")[SERVER]["runs"]
+    good(result)
