@@ -25,7 +25,7 @@ machine:
 	/usr/bin/python3 -m venv --clear .venv
 	$(BED) build  # it fetches the wheels while it makes the hosts' root
 	wheels=$$(/usr/bin/python3 -B -m tests.testbed wheels); \
-	    $(PYTHON) -m pip install --quiet --find-links "$$wheels" \
+	    $(PYTHON) -m pip install -qq --find-links "$$wheels" \
 	    $$(/usr/bin/python3 -B -m tests.testbed requirements)
 	touch $@
 

@@ -47,9 +47,7 @@ def programs(paths, read, python):
 def modules(directory, names=("amanda_*",)):
     """Return the engine's modules called *names*, as in *directory*, beside the programs."""
     paths = {path for name in names for path in Path(directory).glob(f"{name}.py")}
-    return [
-        Managed(PROGRAMS / path.name, path.read_bytes(), hidden=True) for path in sorted(paths)
-    ]
+    return [Managed(PROGRAMS / path.name, path.read_bytes(), hidden=True) for path in sorted(paths)]
 
 
 def check_incremental_tar(platform):
