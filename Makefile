@@ -10,7 +10,7 @@ PYTHON := .venv/bin/python
 BED := tests/bed
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: setup machine bed check lint unit functional integration test demo clean
+.PHONY: setup machine bed check lint unit functional integration test test-all demo clean
 
 setup: machine .venv/ready bed
 
@@ -43,14 +43,20 @@ lint: .venv/ready
 unit: .venv/ready
 	$(PYTHON) -m pytest -q tests/unit
 
+PICK := -m 'not slow'
+
 # In a host, where the tests may install packages and change what they like.
 functional: setup
-	$(BED) --name functional pytest
+	$(BED) --name functional pytest $(PICK) tests/functional
 
 integration: setup
-	$(PYTHON) -m pytest tests/integration
+	$(PYTHON) -m pytest $(PICK) tests/integration
 
 test: check functional integration
+
+# With what takes minutes and shows little that is new.
+test-all: PICK :=
+test-all: test
 
 demo: setup
 	$(PYTHON) tests/demo
