@@ -5,6 +5,7 @@ in :mod:`amanda_settings`, so that nothing here needs quoting: no value holds a 
 or a line break.
 """
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -112,13 +113,17 @@ def check(text, user):
             # The config "." is the amanda.conf of the working directory; amgetconf(8).
             answer = run(["amgetconf", ".", "--list", "storage"], user=user, cwd=directory)
         except CommandError as error:
-            complaint = error.stderr.replace(f"{directory}/", "")
+            complaint = _without(directory, error.stderr)
             raise AmandaError(f"Amanda can't read this amanda.conf: {complaint}") from error
         said = answer.stderr.decode(errors="replace").strip()
         if said:
-            raise AmandaError(
-                f"Amanda has objections to this amanda.conf: {said.replace(f'{directory}/', '')}"
-            )
+            said = _without(directory, said)
+            raise AmandaError(f"Amanda has objections to this amanda.conf: {said}")
+
+
+def _without(directory, complaint):
+    """Return what Amanda says, with files' names alone: *directory* is gone by then."""
+    return re.sub(rf"{re.escape(directory)}/+", "", complaint).strip()
 
 
 def render_client(settings, platform):

@@ -119,7 +119,11 @@ def holding(settings, host, path, source, user, config=None, generation=None):
                 continue
             yield found
             return
-    raise reasons[0]
+    if len(reasons) == 1:
+        raise reasons[0]
+    asked_wrongly = all(isinstance(reason, ArgumentError) for reason in reasons)
+    told = [f"in {name}, {reason}" for name, reason in zip(names, reasons, strict=True)]
+    raise (ArgumentError if asked_wrongly else AmandaError)("; ".join(told))
 
 
 def timestamp(at):

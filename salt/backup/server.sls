@@ -16,7 +16,7 @@ mail for the dump user:
 
 # What is no mapping is named by the first state, which these require.
 {% set configs = pillar['backup'].get('configs') or {'daily': {}} %}
-{% for config in configs if configs is mapping %}
+{% for config in (configs if configs is mapping else []) %}
 {{ ("Amanda config " ~ config) | json }}:
   amanda.config:
     - name: {{ config | json }}

@@ -84,11 +84,9 @@ def difference(before: set[str], after: set[str]) -> list[str]:
 
 @contextlib.contextmanager
 def edited(bed: Bed, path: str, old: bytes, new: bytes):
-    """Have the master serve a file of the SLS with *old* replaced, as if it had been edited."""
-    served, text = (
-        f"/checkout/salt/backup/{path}",
-        bed.read("master", f"/checkout/salt/backup/{path}"),
-    )
+    """Have the master serve a file of the checkout with *old* replaced, as if it was edited."""
+    served = f"/checkout/{path}"
+    text = bed.read("master", served)
     assert old in text
     bed.write("master", "/srv/edited", text.replace(old, new))
     bed.run("master", ["mount", "--bind", "/srv/edited", served])
@@ -96,6 +94,16 @@ def edited(bed: Bed, path: str, old: bytes, new: bytes):
         yield
     finally:
         bed.run("master", ["umount", served])
+
+
+def forget(bed: Bed, config: str) -> None:
+    """Take a config that the pillar no longer has off the server's disk, and its last collection.
+
+    What the state ``backup`` made stays when the pillar no longer asks for it: it may hold dumps.
+    """
+    parents = ("/etc/amanda", *(f"/var/lib/amanda{part}" for part in ("", "/holding", "/vtapes")))
+    paths = [f"{parent}/{config}" for parent in parents]
+    bed.run("backup-server", ["rm", "-rf", "/var/lib/salt-amanda/fleet.json", *paths])
 
 
 def installed(bed: Bed) -> bool:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.integration.fleet import apply, changed
+from tests.integration.fleet import apply, changed, edited
 
 SERVER = "backup-server"
 HOSTS = ("backup-server", "web1", "db1")
@@ -176,6 +176,17 @@ def test_what_was_changed_by_hand_is_foretold_and_put_right(fleet):
         each["changes"] for each in apply(fleet, "web1")["web1"]
     ]
     assert changed(apply(fleet, "web1", test=True)["web1"]) == []
+
+
+def test_a_new_version_counts_at_once_on_a_minion_that_goes_on_running(fleet):
+    # Its scheduler imports the engine into the minion's own process, of which each job is a copy.
+    fleet.salt("web1", "schedule.run_job", "amanda.publish", force=True)
+    old, new = b"# Written by Salt; changes made here", b"# Written by Salt. Changes made here"
+    with edited(fleet, "_utils/amanda_conf.py", old, new):
+        upgraded = apply(fleet, "web1")["web1"]
+        assert fleet.read("web1", "/etc/amanda/amanda-client.conf").startswith(new)
+    assert changed(upgraded) == ["amrecover's configuration"]
+    assert changed(apply(fleet, "web1")["web1"]) == ["amrecover's configuration"]
 
 
 # --- what is installed ---

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.integration.conftest import Pillar, pillar_root
-from tests.integration.fleet import apply, changed, edited, listing, single
+from tests.integration.fleet import apply, changed, edited, forget, listing, single
 from tests.testbed.salt import PYTHON
 
 SERVER = "backup-server"
@@ -25,7 +25,7 @@ SMALL = {"configs": {"small": {"dumpcycle": "1 day", "cron": False}}}
 def clean(fleet):
     """Have the server forget at the end what this module's clients published."""
     yield
-    fleet.run(SERVER, ["rm", "-f", FLEET])
+    forget(fleet, "small")
 
 
 def collect(bed, **options):
@@ -50,7 +50,7 @@ def findings(collected, kind):
 
 def impatient(bed):
     """Let clients wait 5 s for the server's key, not 300."""
-    return edited(bed, "client.sls", b"timeout: 300", b"timeout: 5")
+    return edited(bed, "salt/backup/client.sls", b"timeout: 300", b"timeout: 5")
 
 
 # --- a client that comes late ---
@@ -88,7 +88,7 @@ def late(fleet):
     pillar.reset()
     pillar.refresh()
     apply(fleet)
-    fleet.run(SERVER, ["rm", "-f", FLEET])
+    forget(fleet, "small")
     return seen
 
 
