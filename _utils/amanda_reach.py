@@ -138,7 +138,7 @@ def interpret(host, address, port, status, said, seconds=SECONDS):
     """Return the :class:`Reach` that ssh's exit *status* and stderr mean.
 
     status
-        None if it had to be killed.
+        None if it had to be killed for taking too long; negative if something else killed it.
     said
         ssh's stderr, text; what the host itself sends to stderr is in it.
     """
@@ -147,6 +147,11 @@ def interpret(host, address, port, status, said, seconds=SECONDS):
     where = f"{address} port {port}"
     if status == 0:
         return Reach(host, address, port, None, "", "")
+    if status is not None and status < 0:
+        message = (
+            f"ssh to {host} on {where} was killed on this server (signal {-status}): try again"
+        )
+        return Reach(host, address, port, "other", message, detail)
     if status not in (None, 255):
         message = f"{host} lets this server in but can't start amandad there (status {status})"
         message += f": {detail}" if detail else ""

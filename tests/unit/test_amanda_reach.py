@@ -63,6 +63,12 @@ def test_what_ssh_says_in_words_unknown_is_passed_on_short_and_printable():
     assert len(reach.message) < 500
 
 
+def test_an_ssh_that_was_killed_here_is_not_held_against_the_client():
+    reach = amanda_reach.interpret("web1", "10.0.0.3", 22, -9, "")
+    assert reach.problem == "other"
+    assert "was killed on this server (signal 9)" in reach.message
+
+
 def test_a_changed_key_is_told_from_an_unknown_one_though_ssh_ends_both_the_same():
     ends = [
         (CAPTURED / f"ssh-{name}.txt").read_text().splitlines()[-1]
