@@ -11,6 +11,7 @@ publishes.
 """
 
 import contextlib
+import datetime
 import importlib
 import sys
 import time
@@ -43,6 +44,7 @@ __virtualname__ = "amanda"
 _PUBLISHED = ("host_keys", "directories")
 _INTERNAL = ("process", "reported")  # keys of a result
 _TELL = 5  # seconds between two events of a restore in progress
+_PATIENCE = datetime.timedelta(hours=12)  # how long a run that is due may wait for another
 _DAY = 86400  # seconds; the longest that a function waits for a run
 
 
@@ -399,8 +401,13 @@ def _run_if_due(settings, config):
     action = "backup_and_mirror" if settings.mirror else "backup"
     try:
         run = _start(action, config.name, settings)
-    except amanda_unit.Busy:
-        return None  # still due when the scheduler looks again
+    except AmandaError as error:
+        late = datetime.datetime.now(datetime.timezone.utc) - due.planned
+        if isinstance(error, amanda_unit.Busy) and late < _PATIENCE:
+            return None  # still due when the scheduler looks again
+        result = {"config": config.name, "state": "failed", "success": False, "message": str(error)}
+        _tell_end(result)
+        return result
     amanda_due.record(config.name, due.served)
     return {**_follow(config.name, run), "remark": due.remark}
 
@@ -419,7 +426,7 @@ def _start(action, config, settings):
     """Collect and start a run; return its id."""
     if amanda_unit.running():
         raise amanda_unit.Busy(amanda_unit.running())
-    amanda_settings.check_host(settings)
+    amanda_settings.check_paths(settings)  # that the mirror is usable is its own step's business
     collected = _collect(settings)
     return amanda_unit.start(action, config, settings, collected=collected)
 
@@ -432,11 +439,15 @@ def _follow(config, run):
 def _report(result):
     """Tell the event bus of a run's end, once, and return its result."""
     if result["state"] != "running":
-        __salt__["event.send"](
-            f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}", _shown(result)
-        )
-        amanda_results.mark_reported(result)
+        if _tell_end(_shown(result)):
+            amanda_results.mark_reported(result)
     return _shown(result)
+
+
+def _tell_end(result):
+    """Send a result to the event bus; return whether it was taken."""
+    tag = f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}"
+    return __salt__["event.send"](tag, result)
 
 
 def _shown(result):

@@ -89,16 +89,17 @@ def recipients(encryption):
     return tuple(dict.fromkeys([*own, *_offsite(encryption)]))
 
 
-def canary(method, user):
+def canary(encryption, user):
     """Seal and open random bytes through the installed filter, as the dump user.
 
-    method
-        ``age`` or ``amcrypt``.
+    encryption
+        The :class:`amanda_settings.Encryption` of the pillar: age must seal to its recipients.
     user
         The dump user's login name.
 
     Raises :class:`~amanda_errors.AmandaError` that says what failed and what to do.
     """
+    method = encryption.method
     program = CRYPT[method]
     secret = os.urandom(_CANARY_LENGTH)
     try:
@@ -119,7 +120,7 @@ def canary(method, user):
     if secret[:64] in sealed:
         raise AmandaError(f"{program} lets data through unsealed; apply the state backup")
     if method == "age":
-        _check_seals(sealed)
+        _check_seals(sealed, encryption)
 
 
 def public_key(identity):
@@ -139,14 +140,19 @@ def check_recipient(text):
         raise ValueError("it has not the length of a key")
 
 
-def _check_seals(sealed):
-    """Raise unless *sealed* has a seal for each key in the installed list of recipients."""
+def _check_seals(sealed, encryption):
+    """Raise unless *sealed* has a seal for each key of the pillar and of the installed list."""
+    listed = AGE_RECIPIENTS.read_text(encoding="ascii").split()
+    if set(_offsite(encryption)) - set(listed):
+        raise AmandaError(
+            f"pillar {RECIPIENTS_KEY} has keys that {AGE_RECIPIENTS} lacks: apply the state "
+            "backup on this server, so that dumps are sealed to all of them"
+        )
     header = sealed.partition(b"\n--- ")[0]
     seals = header.count(b"\n-> X25519 ")
-    wanted = len(AGE_RECIPIENTS.read_text(encoding="ascii").split())
-    if seals != wanted:
+    if seals != len(listed):
         raise AmandaError(
-            f"{CRYPT['age']} seals to {seals} keys where {AGE_RECIPIENTS} lists {wanted}; "
+            f"{CRYPT['age']} seals to {seals} keys where {AGE_RECIPIENTS} lists {len(listed)}; "
             "apply the state backup"
         )
 

@@ -31,6 +31,9 @@ import amanda_settings
 import amanda_tapes
 from amanda_errors import AmandaError, CommandError
 
+_UNCOVERED = ("refused", "claimed", "incomplete", "limit", "config")
+"""Findings of a collection that leave something out of the backup: no success without a word."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -86,13 +89,14 @@ def run(specification, state=amanda_layout.STATE):
         for lost in amanda_results.interrupted(runs):
             amanda_results.settle(lost, runs)
         work = Run(specification, runs)
-        blocked = None
+        failed = set()
         try:
-            for name, step, needed in _steps(specification["action"], work.settings):
-                if blocked and name in NEED_ALL:
-                    work.report.add(_skipped(name, blocked))
-                elif not _perform(work, name, step) and needed:
-                    blocked = name
+            for name, step, needs in _steps(specification["action"], work.settings):
+                blocked = failed.intersection(needs)
+                if blocked:
+                    work.report.add(_skipped(name, min(blocked)))
+                if blocked or not _perform(work, name, step):
+                    failed.add(name)
             result = work.report.finish()
         except Stopped as stop:
             result = work.report.finish("interrupted", str(stop))
@@ -102,8 +106,10 @@ def run(specification, state=amanda_layout.STATE):
 
 def _steps(action, settings):
     """Return the steps of *action*; without a mirror in the pillar there is none to bring up."""
-    if action == "mirror" or settings.mirror:
+    if settings.mirror:
         return ACTIONS[action]
+    if action == "mirror":
+        return [("mirror", mirror, ())]  # which says what is missing
     return [step for step in ACTIONS[action] if step[0] != "mirror"]
 
 
@@ -178,7 +184,7 @@ def collect(work):
             "directory. Apply the state backup on the clients"
         )
     return {
-        "success": bool(dles),
+        "success": bool(dles) and not any(each["kind"] in _UNCOVERED for each in findings),
         "message": message,
         "clients": len(hosts),
         "directories": len(dles),
@@ -231,7 +237,7 @@ def clean_up(work):
 
 def canary(work):
     """Try the encryption on random bytes, so that no dump is made that can't be opened."""
-    amanda_encryption.canary(work.settings.encryption.method, work.user)
+    amanda_encryption.canary(work.settings.encryption, work.user)
     return {"success": True, "message": "what the dumps are sealed with opens them again"}
 
 
@@ -313,20 +319,24 @@ def label(work):
     return {"success": True, "message": message, **changed}
 
 
-_PREPARE = (("collect", collect, False), ("cleanup", clean_up, True), ("canary", canary, True))
-_DUMP = (*_PREPARE, ("dump", dump, False))
-_MIRROR = (("mirror", mirror, False),)
+_CLEANUP = ("cleanup", clean_up, ())
+# A tape that is being written, by hand for example, must not be mirrored as if it were whole.
+_MIRROR = ("mirror", mirror, ("cleanup",))
+_DUMP = (
+    ("collect", collect, ()),
+    _CLEANUP,
+    ("canary", canary, ()),
+    ("dump", dump, ("cleanup", "canary")),
+)
 
 ACTIONS = {
-    "backup_and_mirror": (*_DUMP, *_MIRROR),
+    "backup_and_mirror": (*_DUMP, _MIRROR),
     "backup": _DUMP,
-    "mirror": _MIRROR,
-    "check": (("collect", collect, False), ("canary", canary, False), ("check", check, False)),
-    "label": (("label", label, False),),
+    "mirror": (_CLEANUP, _MIRROR),
+    "check": (("collect", collect, ()), ("canary", canary, ()), ("check", check, ())),
+    "label": (("label", label, ()),),
 }
-"""The steps of each action: name, function, and whether a dump can't do without it."""
-
-NEED_ALL = ("dump",)
+"""The steps of each action: name, function, and the steps without whose success it can't be."""
 
 
 def stop(number, _frame):

@@ -207,6 +207,20 @@ def check_host(settings):
 
     Only looks; nothing is made. A missing tape root is no error: a state makes it.
     """
+    check_paths(settings)
+    if settings.mirror:
+        try:
+            pwd.getpwnam(settings.mirror.user)
+        except KeyError:
+            raise PillarError(
+                "backup:mirror:user",
+                f"this server knows no user {settings.mirror.user!r}",
+                "Create it first, or name the user who owns the mirror's directory.",
+            ) from None
+
+
+def check_paths(settings):
+    """Raise :class:`PillarError` if something else is where a directory of *settings* belongs."""
     for key in ("tapes", "holding", "state"):
         path = Path(getattr(settings.paths, key))
         # The parent too: a file in its place would fail half way through the states.
@@ -217,15 +231,6 @@ def check_host(settings):
                     f"{place} is not a directory",
                     "Move it away or name another directory.",
                 )
-    if settings.mirror:
-        try:
-            pwd.getpwnam(settings.mirror.user)
-        except KeyError:
-            raise PillarError(
-                "backup:mirror:user",
-                f"this server knows no user {settings.mirror.user!r}",
-                "Create it first, or name the user who owns the mirror's directory.",
-            ) from None
 
 
 def _directories(reader):

@@ -265,7 +265,7 @@ def test_a_header_that_would_pass_options_to_aespipe_is_refused():
 
 @pytest.mark.parametrize("method", ["age", "amcrypt"])
 def test_the_canary_passes_with_good_keys(method):
-    amanda_encryption.canary(method, USER)
+    amanda_encryption.canary(amanda_settings.Encryption(method, ()), USER)
 
 
 def test_the_canary_notices_another_identity():
@@ -274,7 +274,13 @@ def test_the_canary_notices_another_identity():
         replaced(amanda_layout.AGE_IDENTITY, other),
         pytest.raises(AmandaError, match="bring its copy back"),
     ):
-        amanda_encryption.canary("age", USER)
+        amanda_encryption.canary(amanda_settings.Encryption("age", ()), USER)
+
+
+def test_the_canary_notices_a_recipient_that_the_filter_does_not_know_yet():
+    recipient = amanda_encryption.new_identity().decode().split("public key: ")[1].split()[0]
+    with pytest.raises(AmandaError, match="apply the state backup"):
+        amanda_encryption.canary(amanda_settings.Encryption("age", (recipient,)), USER)
 
 
 def test_the_canary_notices_a_wrong_passphrase():
@@ -282,7 +288,7 @@ def test_the_canary_notices_a_wrong_passphrase():
         replaced(home() / ".am_passphrase", b"wrong\n"),
         pytest.raises(AmandaError, match="gpg can't open"),
     ):
-        amanda_encryption.canary("amcrypt", USER)
+        amanda_encryption.canary(amanda_settings.Encryption("amcrypt", ()), USER)
 
 
 @pytest.mark.parametrize("dumptype", ["age", "amcrypt", "zstd"])

@@ -54,7 +54,7 @@ def steps(result):
 
 
 def test_a_step_that_fails_in_any_way_hides_no_other(state, monkeypatch, capsys):
-    made = (("a", failed, False), ("b", full, False), ("c", faulty, False), ("d", fine, False))
+    made = (("a", failed, ()), ("b", full, ()), ("c", faulty, ()), ("d", fine, ()))
     monkeypatch.setitem(amanda_run.ACTIONS, "check", made)
     result = amanda_run.run(specification(), state)
     assert not result["success"]
@@ -72,7 +72,7 @@ def test_a_step_that_fails_in_any_way_hides_no_other(state, monkeypatch, capsys)
 
 
 def test_nothing_is_dumped_once_a_step_failed_that_a_dump_needs(state, monkeypatch):
-    made = (("canary", failed, True), ("dump", fine, False), ("report", fine, False))
+    made = (("canary", failed, ()), ("dump", fine, ("canary",)), ("report", fine, ()))
     monkeypatch.setitem(amanda_run.ACTIONS, "check", made)
     result = amanda_run.run(specification(), state)
     assert steps(result)[1] == ("dump", False, "not started, since the step canary failed")
@@ -80,7 +80,7 @@ def test_nothing_is_dumped_once_a_step_failed_that_a_dump_needs(state, monkeypat
 
 
 def test_without_a_mirror_in_the_pillar_there_is_no_such_step(state, monkeypatch):
-    made = (("dump", fine, False), ("mirror", fine, False))
+    made = (("dump", fine, ()), ("mirror", fine, ()))
     monkeypatch.setitem(amanda_run.ACTIONS, "backup_and_mirror", made)
     result = amanda_run.run(specification("backup_and_mirror"), state)
     assert [step["step"] for step in result["steps"]] == ["dump"]
@@ -96,7 +96,7 @@ def test_to_mirror_alone_without_a_mirror_is_a_failure_that_says_so(state):
 
 
 def test_a_second_run_is_refused_while_the_lock_is_held(state, monkeypatch):
-    monkeypatch.setitem(amanda_run.ACTIONS, "check", (("a", fine, False),))
+    monkeypatch.setitem(amanda_run.ACTIONS, "check", (("a", fine, ()),))
     with (state / "run.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(AmandaError, match="another run"):
@@ -113,7 +113,7 @@ def test_a_signal_ends_the_run_within_its_step_and_is_written_down(state, monkey
         signal.pause()
 
     monkeypatch.setitem(
-        amanda_run.ACTIONS, "check", (("a", fine, False), ("b", stopped, False), ("c", fine, False))
+        amanda_run.ACTIONS, "check", (("a", fine, ()), ("b", stopped, ()), ("c", fine, ()))
     )
     asked = specification()
     try:
@@ -131,7 +131,7 @@ def test_a_signal_ends_the_run_within_its_step_and_is_written_down(state, monkey
 
 
 def test_an_earlier_run_that_was_interrupted_is_settled(state, monkeypatch):
-    monkeypatch.setitem(amanda_run.ACTIONS, "check", (("a", fine, False),))
+    monkeypatch.setitem(amanda_run.ACTIONS, "check", (("a", fine, ()),))
     lost = amanda_results.Report(
         {**specification(), "id": "20250304T010203Z-abcdef"}, state / "runs"
     )
