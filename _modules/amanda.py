@@ -210,28 +210,31 @@ def collect(test=False):
 
 
 def _collect(settings, test=False):
-    previous = amanda_fleet.load(amanda_layout.FLEET)
     published = {}
     for what in _PUBLISHED:
         published[what] = _mined(what)
         if published[what] is None:
-            break  # the next would wait minutes for the master, too
-    if None in published.values():
-        finding = {
-            "id": settings.server,
-            "path": None,
-            "kind": "silent",
-            "message": "the Salt master gave no mine data, so what was collected last is used: "
-            "see that salt-master runs and that this minion reaches it",
-        }
-        return {"fresh": False, "changes": {}, "findings": [finding]}
-    fleet, findings = amanda_collect.collect(
-        published["directories"], published["host_keys"], previous, settings
-    )
+            # The next would wait minutes for the master, too.
+            return {"fresh": False, "changes": {}, "findings": [_silent(settings)]}
+    with amanda_fleet.alone(amanda_layout.FLEET):
+        previous = amanda_fleet.load(amanda_layout.FLEET)
+        fleet, findings = amanda_collect.collect(
+            published["directories"], published["host_keys"], previous, settings
+        )
+        if not test:
+            amanda_fleet.save(fleet, amanda_layout.FLEET)
     changes = amanda_fleet.diff(previous, fleet)
-    if not test:
-        amanda_fleet.save(fleet, amanda_layout.FLEET)
     return {"fresh": True, "changes": changes, "findings": findings}
+
+
+def _silent(settings):
+    return {
+        "id": settings.server,
+        "path": None,
+        "kind": "silent",
+        "message": "the Salt master gave no mine data, so what was collected last is used: "
+        "see that salt-master runs and that this minion reaches it",
+    }
 
 
 def _mined(what):
@@ -265,9 +268,10 @@ def retire(host, path=None):
     """
     with _salt_errors():
         _server_settings()
-        previous = amanda_fleet.load(amanda_layout.FLEET)
-        fleet = amanda_fleet.retire(previous, host, path)
-        amanda_fleet.save(fleet, amanda_layout.FLEET)
+        with amanda_fleet.alone(amanda_layout.FLEET):
+            previous = amanda_fleet.load(amanda_layout.FLEET)
+            fleet = amanda_fleet.retire(previous, host, path)
+            amanda_fleet.save(fleet, amanda_layout.FLEET)
         return amanda_fleet.diff(previous, fleet)
 
 

@@ -4,8 +4,10 @@ It is plain data, collected from the mine by :mod:`amanda_collect`, kept in a fi
 rendered by :mod:`amanda_disklist`. Nothing leaves it but by :func:`retire`.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -250,6 +252,23 @@ def load(path):
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     return from_json(data, origin=str(path))
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Let nobody else load, change and save the fleet at *path* during this block.
+
+    Raises :class:`~amanda_errors.AmandaError` if its directory isn't there yet.
+    """
+    try:
+        lock = Path(f"{path}.lock").open("ab")
+    except FileNotFoundError:
+        raise AmandaError(
+            f"{Path(path).parent} is missing: apply the state backup on this server first"
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def save(fleet, path):

@@ -22,6 +22,9 @@ CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 DEFAULT_DIRECTORIES = ("/etc", "/home")
 _RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
+WIDEST_NETWORK = {4: 8, 6: 16}
+"""The shortest prefix of a network from which the server's key may be used, by IP version."""
+
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
 
 # Amanda's own options that a config may set, beside those we treat ourselves: amanda.conf(5).
@@ -285,9 +288,12 @@ def _networks(reader):
         reader.fail("server_addresses", "a list is needed", "Write ['192.0.2.7'].")
     for value in values:
         try:
-            networks.append(str(ipaddress.ip_network(value)))
+            network = ipaddress.ip_network(value)
         except ValueError as error:
             reader.fail("server_addresses", str(error), "Write addresses or networks.")
+        if network.prefixlen < WIDEST_NETWORK[network.version]:
+            reader.fail("server_addresses", f"{value} narrows nothing", "Write a smaller network.")
+        networks.append(str(network))
     return tuple(networks)
 
 

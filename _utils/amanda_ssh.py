@@ -22,6 +22,7 @@ from amanda_command import run
 from amanda_dle import shown
 from amanda_errors import AmandaError, ParseError
 from amanda_pillar import NAME
+from amanda_settings import WIDEST_NETWORK
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
@@ -40,7 +41,6 @@ MARKER = "amanda-server:"
 """Begins the comment of our lines in ``authorized_keys``; the server's minion id follows."""
 
 ADDRESSES_LIMIT = 64
-_WIDEST = {4: 8, 6: 16}  # bits of a network's prefix
 _LONGEST_KEY = 8192
 # A line's first word is a key type or, if not, the line begins with options.
 _TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.+-]+")
@@ -201,7 +201,7 @@ def _network(value):
         if not isinstance(value, str) or "%" in value:
             raise ValueError("no text")
         network = ipaddress.ip_network(value)
-        if network.prefixlen < _WIDEST[network.version]:
+        if network.prefixlen < WIDEST_NETWORK[network.version]:
             raise ValueError("too wide")
     except ValueError as error:
         raise AmandaError(

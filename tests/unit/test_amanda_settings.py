@@ -101,6 +101,7 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:mirror:keep", {"mirror": {"user": "m", "directory": "/m", "keep": "long"}}),
         ("backup:address", {"address": "not an address"}),
         ("backup:server_addresses", {"server_addresses": ["10.0.0.0/8", "all"]}),
+        ("backup:server_addresses", {"server_addresses": ["0.0.0.0/0"]}),
         ("backup:port", {"port": 0}),
         ("backup:compress", {"compress": "lzma"}),
         ("backup:mailto", {"mailto": "root\nevil: |sh"}),
