@@ -36,11 +36,16 @@ class History:
         self.moments.append(backups.now(self.bed))
 
 
+def force_full(bed, path):
+    """Have the next dump of a client's directory be a full one."""
+    backups.run(bed, "check")  # so that Amanda knows the directory
+    bed.run(SERVER, [*AS_BACKUP, "amadmin", "daily", "force", "=web1", f"^{path}$"])
+
+
 @pytest.fixture(scope="module")
 def history(fleet, module_pillar):
     """Give the fleet under amcrypt; all that is told meanwhile is recorded."""
-    backups.run(fleet, "check")  # so that Amanda knows the directories
-    fleet.run(SERVER, [*AS_BACKUP, "amadmin", "daily", "force", "=web1", "^/etc$"])
+    force_full(fleet, "/etc")
     good(backups.run(fleet, "backup"))
     fleet.run("web1", ["rm", "-rf", TREE])
     settings = {"encryption": {"method": "amcrypt"}}
@@ -49,6 +54,7 @@ def history(fleet, module_pillar):
         backups.backup_pillar(fleet, module_pillar, settings),
         backups.also_backed_up(fleet, "web1", TREE),
     ):
+        force_full(fleet, TREE)
         history = History(fleet)
         history.day("build")
         history.day("change")

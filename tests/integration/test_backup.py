@@ -45,7 +45,8 @@ def test_every_dump_that_is_claimed_is_in_amandas_own_catalogue_and_on_its_tape(
 
 
 def test_the_mirror_has_every_tape_byte_for_byte_and_belongs_to_its_user(mirrored, first):
-    (label,) = steps(first)["mirror"]["copied_tapes"]
+    (label,) = {label for entry in dles(first).values() for label in entry["labels"]}
+    assert label in steps(first)["mirror"]["copied_tapes"]
     script = """
         set -eu
         cd /var/lib/amanda/vtapes/daily; tape=$(dirname $(ls -d slot*/00000.$1))
@@ -92,7 +93,7 @@ def test_a_backup_alone_leaves_the_mirror_alone_and_the_mirror_alone_brings_it_u
     brought = good(backups.run(mirrored, "mirror"))
     assert list(steps(brought)) == ["mirror"]
     labels = {label for entry in dles(alone).values() for label in entry["labels"]}
-    assert set(steps(brought)["mirror"]["copied_tapes"]) == labels
+    assert labels and set(steps(brought)["mirror"]["copied_tapes"]) == labels
 
 
 def test_a_check_of_a_good_fleet_finds_nothing(mirrored, first):
@@ -116,7 +117,7 @@ def test_with_one_client_powered_off_the_others_are_dumped_and_mirrored(mirrored
         result = caught.value.data[SERVER]
     finally:
         mirrored.poweron("db1")
-    assert "1 of 3" not in check["message"] and "db1 does not answer on" in check["message"]
+    assert "2 of 3" in check["message"] and "db1 does not answer on" in check["message"]
     failed = {key: entry for key, entry in dles(result).items() if not entry["success"]}
     assert {host for host, _ in failed} == {"db1"} and len(failed) >= 2
     for entry in failed.values():
@@ -140,7 +141,8 @@ def test_a_client_that_is_back_is_in_the_next_dump(mirrored, first):
 @pytest.fixture
 def without_sshd(mirrored):
     """Give a client whose SSH daemon is stopped."""
-    mirrored.run("web1", ["systemctl", "stop", "ssh"])
+    # A connection that an amdump started by hand left open would do without it.
+    mirrored.run("web1", ["sh", "-c", "systemctl stop ssh; pkill -x sshd || true"])
     yield "web1"
     mirrored.run("web1", ["systemctl", "start", "ssh"])
 
@@ -150,7 +152,7 @@ NEW_KEYS = """
     mkdir /root/ssh-keys
     mv /etc/ssh/ssh_host_*_key* /root/ssh-keys
     ssh-keygen -A >/dev/null
-    systemctl restart ssh
+    systemctl stop ssh; pkill -x sshd || true; systemctl start ssh
 """
 OLD_KEYS = """
     set -eu
@@ -188,7 +190,8 @@ def test_a_changed_key_that_the_same_client_publishes_replaces_its_pin_and_is_re
     mirrored.salt(with_another_key, "amanda.publish")
     result = good(backups.run(mirrored, "backup"))
     assert with_another_key in steps(result)["collect"]["message"]
-    assert [f["kind"] for f in steps(result)["collect"]["findings"]] == ["key-changed"]
+    found = steps(result)["collect"]["findings"]
+    assert "key-changed" in [each["kind"] for each in found if each["id"] == with_another_key]
 
 
 def test_what_may_not_be_read_is_a_failure_though_the_rest_is_on_tape(mirrored, first):

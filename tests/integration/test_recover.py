@@ -16,7 +16,8 @@ RECOVERED = "/var/lib/salt-amanda/recovered"
 
 BEFORE = f"""
     set -eu
-    rm -rf {HARD} /home/eve
+    rm -rf {HARD} /home/eve /etc/eve.link
+    echo theirs > /usr/share/doc/adduser/copyright
     mkdir -p /home/eve/work
     echo one > /home/eve/work/plan
     echo kept > /home/eve/work/kept
