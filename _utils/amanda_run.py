@@ -16,6 +16,7 @@ from pathlib import Path
 import amanda_amdump
 import amanda_backup
 import amanda_catalogue
+import amanda_clock
 import amanda_command
 import amanda_conf
 import amanda_disklist
@@ -243,6 +244,7 @@ def canary(work):
 
 def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
+    amanda_clock.wait(work.places, work.report.progress)
     result = amanda_backup.dump(work.places, work.user, work.dles(), work.report.progress)
     work.timestamp = result["timestamp"] or ""
     return result

@@ -140,3 +140,16 @@ def test_an_earlier_run_that_was_interrupted_is_settled(state, monkeypatch):
     amanda_run.run(specification(), state)
     assert amanda_results.interrupted(state / "runs") == []
     assert amanda_results.read(lost.path)["state"] == "interrupted"
+
+
+def test_no_dump_is_begun_while_the_clock_is_behind_the_last_run(state, monkeypatch):
+    asked = specification("backup")
+    asked["settings"]["pillar"]["paths"] = {"state": str(state / "amanda")}
+    (state / "amanda" / "daily" / "log").mkdir(parents=True)
+    (state / "amanda" / "daily" / "log" / "log.29990101000000.0").touch()
+    (state / "amanda" / "daily" / "tapelist").touch()
+    monkeypatch.setitem(amanda_run.ACTIONS, "backup", (("dump", amanda_run.dump, ()),))
+    monkeypatch.setattr(amanda_run.amanda_backup, "dump", faulty)
+    ((_, success, message),) = steps(amanda_run.run(asked, state))
+    assert not success
+    assert "newest run of daily is of 2999-01-01T00:00:00" in message
