@@ -488,10 +488,11 @@ def status(config=None):
 # Files back.
 
 
-def _catalogue(host, path, source, config, generation):
-    """Give the catalogue that has dumps of *path* of *host*; a context manager."""
-    user = amanda_platform.detect().user
-    return amanda_sources.holding(_server_settings(), host, path, source, user, config, generation)
+def _catalogue(host, path, source, config, generation, at=None):
+    """Give the catalogue with the newest dump of *path* of *host*; a context manager."""
+    settings, user = _server_settings(), amanda_platform.detect().user
+    at = amanda_sources.timestamp(at)
+    return amanda_sources.holding(settings, host, path, source, user, config, generation, at)
 
 
 def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
@@ -502,12 +503,12 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
     path
         An absolute path. Without one, the directories that there are dumps of are listed.
     at
-        The moment, ISO 8601, in the server's local time unless it says otherwise; a date alone
-        means the end of that day. Default: now.
+        The moment: ``2026-11-20``, which means the end of that day, ``2026-11-20T18:00`` or with
+        seconds, in the server's local time unless ``Z`` or an offset follows. Default: now.
     source
         ``tapes`` or ``mirror``.
     config
-        Which Amanda config; may be left out.
+        Which Amanda config; may be left out: the one whose dump is the newest.
     generation
         Which generation of the mirror, if not the newest.
 
@@ -517,7 +518,7 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
 
         salt backup-server amanda.ls web1 /home at=2026-11-20
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
         if path is None:
             return amanda_find.list_disks(catalogue.dumps, host)
         return amanda_find.list_names(
@@ -567,7 +568,7 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
 
         salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
         return amanda_restore.recover(
             catalogue.dumps,
             catalogue.source,

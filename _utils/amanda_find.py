@@ -44,16 +44,26 @@ def disks_of(dumps, host, path):
     return sorted(holding, key=lambda disk: len(_disk_bytes(disk)), reverse=True)
 
 
+def newest(dumps, host, path, at=None):
+    """Return the last dump, by the moment *at*, of any disk that *path* lies in; None if none is.
+
+    Where one disk lies in another each is dumped whole: of two dumps of one run, that of the
+    longest counts. A disk that is dumped no more must not hide what one above it has had since.
+    For parameters and errors see :func:`disks_of` and :func:`list_names`.
+    """
+    disks = disks_of(dumps, host, path)
+    found = [amanda_catalogue.newest(dumps, host, disk, at) for disk in disks]
+    return max(filter(None, found), key=lambda dump: dump.timestamp, default=None)
+
+
 def locate(dumps, host, path, at=None):
     """Return the chain of dumps that holds *path* at a moment, and its name below the disk.
 
-    The longest disk counts that has a dump by then. For parameters and errors see
-    :func:`list_names`.
+    The disk counts that :func:`newest` names. For parameters and errors see :func:`list_names`.
     """
     wanted = amanda_names.absolute(path)
-    disks = disks_of(dumps, host, wanted)
-    early = [disk for disk in disks if amanda_catalogue.newest(dumps, host, disk, at)]
-    disk = (early or disks)[0]
+    last = newest(dumps, host, wanted, at)
+    disk = last.disk if last else disks_of(dumps, host, wanted)[0]
     return amanda_catalogue.chain(dumps, host, disk, at), name_below(wanted, disk)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import re
 from pathlib import Path
 
 import amanda_catalogue
@@ -14,6 +15,11 @@ import amanda_names
 from amanda_errors import AmandaError, ArgumentError
 
 SOURCES = ("tapes", "mirror")
+
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +101,8 @@ def catalogue(settings, config, source, user, generation=None):
 
 
 @contextlib.contextmanager
-def holding(settings, host, path, source, user, config=None, generation=None):
-    """Give the :class:`Catalogue` that has dumps of *path* of *host*, for this block.
+def holding(settings, host, path, source, user, config=None, generation=None, at=None):
+    """Give the :class:`Catalogue` with the newest dump of *path* of *host*, for this block.
 
     path
         Absolute; None is any.
@@ -104,20 +110,24 @@ def holding(settings, host, path, source, user, config=None, generation=None):
         The config's name; None looks through all of them.
     generation
         As for :func:`catalogue`.
+    at
+        A timestamp (14 digits): the newest by then. None is now.
 
-    Raises :class:`~amanda_errors.ArgumentError` if none has.
+    Raises :class:`~amanda_errors.ArgumentError` if none has any.
     """
     names = [settings.config(config).name] if config else list(settings.configs)
-    reasons = []
-    for name in names:
-        with contextlib.ExitStack() as stack:
+    wanted = path and amanda_names.absolute(path)
+    found, reasons = [], []
+    with contextlib.ExitStack() as stack:
+        for name in names:
             try:
-                found = stack.enter_context(catalogue(settings, name, source, user, generation))
-                amanda_find.disks_of(found.dumps, host, path and amanda_names.absolute(path))
+                one = stack.enter_context(catalogue(settings, name, source, user, generation))
+                last = amanda_find.newest(one.dumps, host, wanted, at)
+                found.append((last.timestamp if last else "", one))
             except AmandaError as error:
                 reasons.append(error)
-                continue
-            yield found
+        if found:
+            yield max(found, key=lambda pair: pair[0])[1]
             return
     if len(reasons) == 1:
         raise reasons[0]
@@ -130,19 +140,23 @@ def timestamp(at):
     """Return the moment *at* as Amanda writes it: 14 digits, local time; None stays None.
 
     at
-        ISO 8601, in local time unless it says otherwise. A date alone means the end of that day.
+        ``YYYY-MM-DD``, which means the end of that day, or ``YYYY-MM-DDTHH:MM[:SS]``, or with a
+        space for the T; in local time, unless ``Z`` or an offset (``+01:00``) follows.
     """
     if at is None:
         return None
     text = str(at).strip()
     try:
+        # Which other forms fromisoformat takes depends on Python's version.
+        if not _MOMENT.fullmatch(text):
+            raise ValueError(text)
         if len(text) == len("2026-11-23"):
             text += "T23:59:59"
         moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        if moment.tzinfo is not None:
+            moment = moment.astimezone()
+    except (ValueError, OverflowError):
         raise ArgumentError(
             f"{at!r} is no moment: write it as 2026-11-23 or 2026-11-23T18:00"
         ) from None
-    if moment.tzinfo is not None:
-        moment = moment.astimezone()
-    return f"{moment:%Y%m%d%H%M%S}"
+    return f"{moment.year:04}{moment:%m%d%H%M%S}"

@@ -1,5 +1,6 @@
 """Which DLE holds a path, and in which dumps it is."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,22 @@ def test_before_the_longest_disk_was_dumped_the_one_above_holds_it():
     dumps = [_dump("/srv", "20261101000000"), _dump("/srv/data", "20261105000000")]
     assert amanda_find.locate(dumps, "web1", "/srv/data/x", "20261103000000")[1] == b"data/x"
     assert amanda_find.locate(dumps, "web1", "/srv/data/x", "20261106000000")[1] == b"x"
+
+
+def test_a_retired_disk_does_not_hide_newer_dumps_of_the_one_above():
+    dumps = [_dump("/home/ada", "20260101000000"), _dump("/home", "20260301000000")]
+    chain, name = amanda_find.locate(dumps, "web1", "/home/ada/x")
+    assert (chain[0].timestamp, name) == ("20260301000000", b"ada/x")
+    chain, name = amanda_find.locate(dumps, "web1", "/home/ada/x", "20260201000000")
+    assert (chain[0].timestamp, name) == ("20260101000000", b"x")
+
+
+def test_a_dump_that_failed_in_the_longest_disk_leaves_it_to_the_one_above():
+    dumps = [_dump(disk, "20260301000000") for disk in ("/home", "/home/ada")]
+    dumps += [_dump("/home", "20260302000000"), _dump("/home/ada", "20260302000000")]
+    dumps[-1] = dataclasses.replace(dumps[-1], status="PARTIAL")
+    assert amanda_find.locate(dumps, "web1", "/home/ada/x")[1] == b"ada/x"
+    assert amanda_find.locate(dumps, "web1", "/home/ada/x", "20260301000000")[1] == b"x"
 
 
 def test_a_moment_before_the_first_dump_is_an_error():
