@@ -460,7 +460,10 @@ def _shown(result):
 
 
 def status(config=None):
-    """Return the run in progress, as far as it is, and the last one that ended.
+    """Return the run in progress, as far as it is, and the last backup that ended.
+
+    ``last`` is a run of :func:`backup` or :func:`backup_and_mirror`: a check or a mirror since then
+    doesn't hide what became of it.
 
     config
         Which Amanda config; may be left out if there is only one.
@@ -473,16 +476,20 @@ def status(config=None):
     """
     with _salt_errors():
         name = _server_settings().config(config).name
-        results = [amanda_results.read(file) for file in amanda_results.files()]
-        mine = [result for result in results if result["config"] == name]
-        ended = [result for result in mine if result["state"] != "running"]
-        running = amanda_unit.running()
         return {
-            "running": _shown(
-                next((r for r in mine if running and r["id"] == running["id"]), None)
-            ),
-            "last": _shown(ended[-1]) if ended else None,
+            "running": _shown(_running(name)),
+            "last": _shown(amanda_results.last(name, amanda_results.BACKUPS)),
         }
+
+
+def _running(config):
+    """Return the result, so far, of the run of *config* in progress; None if there is none."""
+    run = amanda_unit.running()
+    if not run or run["config"] != config or not run["id"]:
+        return None
+    with contextlib.suppress(AmandaError):  # it has not begun to write, or that is damaged
+        return amanda_results.read(amanda_results.path(config, run["id"]))
+    return None
 
 
 # Files back.

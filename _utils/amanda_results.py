@@ -33,6 +33,9 @@ TEXT = 1000
 INTERVAL = 1.0
 """Seconds between two writes of the progress."""
 
+BACKUPS = ("backup", "backup_and_mirror")
+"""The actions that dump."""
+
 _RECENT = 20  # each run settles what it finds, so an interrupted one is never older
 
 _RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4,16}")
@@ -207,6 +210,24 @@ def files(directory=amanda_layout.RUNS):
 def _run_of(file):
     match = re.fullmatch(rf".+-({_RUN.pattern})\.json", file.name)
     return match[1] if match else None
+
+
+def last(config, actions, directory=amanda_layout.RUNS):
+    """Return the result of the last run of *config* that ended; None if there is none.
+
+    actions
+        Only runs of these, names of actions.
+
+    A damaged result must not hide the ones before it.
+    """
+    for file in reversed(files(directory)):
+        if file != directory / f"{config}-{_run_of(file)}.json":
+            continue
+        with contextlib.suppress(AmandaError):  # damaged; or pruned since it was listed
+            found = read(file)
+            if found["state"] != "running" and found.get("action") in actions:
+                return found
+    return None
 
 
 def interrupted(directory=amanda_layout.RUNS):

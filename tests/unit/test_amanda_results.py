@@ -190,3 +190,48 @@ def test_ids_are_valid_and_differ(tmp_path):
     assert first != second
     assert amanda_results.path("daily", first, tmp_path).name == f"daily-{first}.json"
     assert first[:8] == time.strftime("%Y%m%d", time.gmtime())
+
+
+def ended(directory, day, action="backup", config="daily"):
+    identity = f"202503{day:02}T010203Z-abcdef"
+    made = amanda_results.Report(
+        {**specification(identity), "action": action, "config": config}, directory
+    )
+    made.finish()
+    return identity
+
+
+def test_the_last_backup_is_not_hidden_by_what_ran_since(tmp_path):
+    ended(tmp_path, 1)
+    backup = ended(tmp_path, 2, "backup_and_mirror")
+    for day, action in enumerate(("check", "label", "mirror"), 3):
+        ended(tmp_path, day, action)
+    ended(tmp_path, 6, config="weekly")
+    ended(tmp_path, 7, config="much-daily")
+    report(tmp_path, "20250309T010203Z-abcdef")  # still running
+    last = amanda_results.last("daily", amanda_results.BACKUPS, tmp_path)
+    assert (last["id"], last["action"]) == (backup, "backup_and_mirror")
+    assert amanda_results.last("monthly", amanda_results.BACKUPS, tmp_path) is None
+
+
+def test_a_damaged_result_hides_no_earlier_one(tmp_path):
+    backup = ended(tmp_path, 1)
+    (tmp_path / "daily-20250302T010203Z-abcdef.json").write_text("{")
+    (tmp_path / "daily-20250303T010203Z-abcdef.json").write_text('{"state": "finished"}')
+    (tmp_path / "daily-20250304T010203Z-abcdef.json").write_text("[]")
+    assert amanda_results.last("daily", amanda_results.BACKUPS, tmp_path)["id"] == backup
+
+
+def test_the_last_backup_is_found_without_reading_what_is_older(tmp_path):
+    (tmp_path / "daily-20250301T010203Z-abcdef.json").mkdir()  # to read it would be an error
+    backup = ended(tmp_path, 2)
+    assert amanda_results.last("daily", amanda_results.BACKUPS, tmp_path)["id"] == backup
+
+
+def test_a_backup_that_was_killed_is_the_last_one(tmp_path):
+    ended(tmp_path, 1)
+    lost = report(tmp_path, "20250302T010203Z-abcdef")
+    lost.content["process"]["boot"] = "another"
+    lost.begin("dump")
+    last = amanda_results.last("daily", amanda_results.BACKUPS, tmp_path)
+    assert (last["id"], last["state"]) == ("20250302T010203Z-abcdef", "interrupted")
