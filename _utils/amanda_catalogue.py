@@ -11,6 +11,7 @@ import re
 
 import amanda_log
 import amanda_outcomes
+import amanda_rights
 from amanda_errors import AmandaError, ParseError
 from amanda_log import Crc
 from amanda_outcomes import Outcome
@@ -113,7 +114,8 @@ def read_tapelist(path):
     that stands there twice; :class:`amanda_errors.AmandaError` if there is no such file.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        with amanda_rights.open_owned(path, path.parent) as file:
+            text = file.read(amanda_rights.MOST_BYTES).decode("utf-8", "surrogateescape")
     except OSError as error:
         raise AmandaError(f"can't read the tapelist {path}: {error.strerror}") from error
     tapes = {}
@@ -261,7 +263,7 @@ def read(places):
     dumps, made = {}, set()
     for timestamp in sorted(logs):
         for path in logs[timestamp]:
-            events = list(amanda_log.events(path, programs=("dumper", "taper")))
+            events = list(amanda_log.events(path, ("dumper", "taper"), places.state))
             made.update(_made(events, timestamp))
             for dump in _copies(events, places.name, labels):
                 key = (dump.timestamp, dump.host, dump.disk, dump.level)
@@ -378,7 +380,7 @@ def _run_events(places, timestamp):
     paths = _all_logs(places).get(timestamp)
     if not paths:
         raise AmandaError(f"{places.logs} has no log of a run at {_readable(timestamp)}")
-    return [event for path in paths for event in amanda_log.events(path)]
+    return [event for path in paths for event in amanda_log.events(path, top=places.state)]
 
 
 def run_results(places, timestamp):

@@ -36,7 +36,8 @@ class ParseError(AmandaError):
     """A line that Amanda or another tool wrote could not be read; the message quotes it."""
 
     def __init__(self, what, line):
-        super().__init__(f"can't read {what}: {line!r}")
+        quoted = repr(line[:500] if isinstance(line, (str, bytes)) else line)
+        super().__init__(f"can't read {what}: {quoted}")
         self.what = what
         self.line = line
 

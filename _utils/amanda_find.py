@@ -1,6 +1,7 @@
 """What there is to restore: which DLE holds a path, what it held at a moment, in which dumps."""
 
 import datetime
+from pathlib import Path
 
 import amanda_catalogue
 import amanda_dump
@@ -173,7 +174,10 @@ def versions(index, dumps, host, path):
         if dump.host != host or dump.disk not in disks:
             continue
         file = amanda_index.path(index, dump)
-        kind = amanda_index.kind(file, name_below(wanted, dump.disk)) if file else None
+        kind = None
+        if file:
+            name = name_below(wanted, dump.disk)
+            kind = amanda_index.kind(file, name, Path(index).parent)
         if kind or not file:
             found.append(describe(dump) | {"type": kind})
     if not found:

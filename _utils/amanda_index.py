@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import amanda_names
+import amanda_rights
 from amanda_errors import AmandaError, ParseError
 
 _SUFFIXES = ("-unsorted.gz", ".gz", "-sorted.gz")
@@ -46,14 +47,21 @@ def path(index, dump):
     return None
 
 
-def names(file):
+def names(file, top=None):
     """Yield every name in the index *file*: bytes, ``/`` in front, ``/`` after a directory.
 
+    top
+        The config's state directory, whose owner the file must have; None is the file's own.
+
     Raises :class:`amanda_errors.ParseError` on a line that is no name,
-    :class:`amanda_errors.AmandaError` if the file is damaged.
+    :class:`amanda_errors.AmandaError` if the file is damaged, or can't be read.
     """
     try:
-        with gzip.open(file) as lines:
+        stream = amanda_rights.open_owned(file, top or Path(file).parent)
+    except OSError as error:
+        raise AmandaError(f"can't read the index {file}: {error.strerror}") from error
+    try:
+        with stream, gzip.open(stream) as lines:
             for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
                 if not line.startswith(b"/") or not line.endswith(b"\n"):
                     raise ParseError(f"the index {file}", line[:200])
@@ -62,12 +70,14 @@ def names(file):
         raise AmandaError(f"the index {file} is damaged: {error}") from error
 
 
-def kind(file, name):
+def kind(file, name, top=None):
     """Return "directory", "file" or None: as what the index *file* has *name*.
 
     name
         Below the DLE's top directory, bytes, without slash in front or at the end.
+    top
+        As for :func:`names`.
     """
     wanted = {b"/" + name: "file", b"/" + name + b"/" if name else b"/": "directory"}
-    found = itertools.dropwhile(lambda each: each not in wanted, names(file))
+    found = itertools.dropwhile(lambda each: each not in wanted, names(file, top))
     return wanted.get(next(found, None))

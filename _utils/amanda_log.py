@@ -12,6 +12,7 @@ import functools
 import re
 import typing
 
+import amanda_rights
 from amanda_errors import AmandaError, ParseError
 
 
@@ -231,34 +232,36 @@ def _parse(line, what, more):
     return _event(program, kind, text, line, what, more)
 
 
-def _text(path):
+def _text(path, top):
     """Return a log's text; one that Amanda is writing is read between two of its lines."""
     try:
-        with path.open("rb") as file:
-            data = file.read()
+        with amanda_rights.open_owned(path, top) as file:
+            data = file.read(amanda_rights.MOST_BYTES)
             if data and not data.endswith(b"\n"):
                 # Amanda writes a line in two steps, both under this lock
                 with contextlib.suppress(OSError):  # a copy on a file system without locks
                     fcntl.lockf(file, fcntl.LOCK_SH)
                 file.seek(0)
-                data = file.read()
+                data = file.read(amanda_rights.MOST_BYTES)
     except OSError as error:
         raise AmandaError(f"can't read the log {path}: {error.strerror}") from error
     return data.decode("utf-8", "surrogateescape")
 
 
-def events(path, programs=None):
+def events(path, programs=None, top=None):
     """Yield each :class:`Event` of the log file *path*, in its order.
 
     programs
         Only what these programs, a collection of names, say of dumps and tapes; None takes all.
         Other lines are passed over unread, which is what makes many logs quick to read.
+    top
+        The config's state directory, whose owner the log must have; None is the log's own.
 
     Raises :class:`amanda_errors.ParseError` on a line that is cut short or damaged and could have
     told the fate of a dump.
     """
     what = f"log {path}"
-    text = _text(path)
+    text = _text(path, top or path.parent)
     if text and not text.endswith("\n"):
         raise ParseError(what, text.rpartition("\n")[2])
     unread = None

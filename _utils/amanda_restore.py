@@ -8,6 +8,7 @@ and a part of a DLE comes out as it does from the whole.
 
 import contextlib
 import os
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -42,8 +43,9 @@ def recover(dumps, source, host, path, destination, at=None, index=None, user=No
         An absolute path of a file, a directory or a whole DLE, in the form of
         :mod:`amanda_names`.
     destination
-        A directory that is empty or absent; its parent exists. It becomes root's alone (0700),
-        since what a client sent is hostile; in it *path* stands under its last name ("rootfs"
+        A directory that is empty or absent; its parent exists, and nobody but root can exchange
+        what is in that or above. It becomes root's alone (0700), since what a client sent is
+        hostile; in it *path* stands under its last name ("rootfs"
         for ``/``). Its checksums are put beside it, in ``<destination>.sha256``.
     at
         A timestamp (14 digits, local time): the state of the last dump by then. None is now.
@@ -255,6 +257,9 @@ def _manifest(destination):
 def _check_destination(destination):
     """Return *destination* as a path that can be made; raise ArgumentError if it can't."""
     path = Path(os.fsdecode(amanda_names.absolute(destination)))
+    if not path.parent.is_dir():
+        raise ArgumentError(f"there is no directory {path.parent} to make {destination} in")
+    path = path.parent.resolve() / path.name  # its links may be anybody's: they count no more
     if path.is_symlink() or path.exists():
         if path.is_symlink() or not path.is_dir():
             raise ArgumentError(f"{destination} is no directory")
@@ -262,11 +267,22 @@ def _check_destination(destination):
             raise ArgumentError(f"{destination} isn't empty: name a directory that isn't there yet")
         if path.is_mount():
             raise ArgumentError(f"{destination} is a mount point: name a directory in it")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"there is no directory {path.parent} to make {destination} in")
     if os.path.lexists(_manifest(path)):
         raise ArgumentError(f"{_manifest(path)} is in the way: the checksums would go there")
+    for directory in reversed(path.parents):  # from / downward: what passed can't change any more
+        if not _is_roots_alone(directory.lstat()):
+            raise ArgumentError(
+                f"{directory} is open to others than root, who could lead a restore below it "
+                "astray: leave destination out, or name one below directories that root alone "
+                "may write"
+            )
     return path
+
+
+def _is_roots_alone(status):
+    """Tell whether this is a directory in which nobody else can exchange what is root's."""
+    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == 0 and not shared
 
 
 @contextlib.contextmanager

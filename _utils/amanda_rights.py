@@ -20,6 +20,9 @@ from amanda_errors import AmandaError
 MOST_FILES = 200
 """How many open files one call may take or hand over; Linux stops at 253."""
 
+MOST_BYTES = 256 << 20
+"""How large a file may be that :func:`open_owned` opens; the log of a great run has a few MB."""
+
 _LENGTH = struct.Struct("!Q")
 
 
@@ -217,3 +220,30 @@ def open_regular(path):
         os.close(number)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return os.fdopen(number, "rb", buffering=0)
+
+
+def open_owned(path, top):
+    """Open the file *path* of whoever owns the directory *top* for reading; no other's file.
+
+    The dump user can put links, pipes and whatever is large below his directories, in a
+    directory's place too; what he can't is make another's file his own.
+
+    top
+        A directory above *path*, that is no link.
+
+    Returns an unbuffered stream of no more than :data:`MOST_BYTES`. Raises :class:`OSError`.
+    """
+    owner = os.lstat(top)
+    if not stat.S_ISDIR(owner.st_mode):
+        raise OSError(errno.ENOTDIR, f"{top} is not a directory", str(path))
+    stream = open_regular(path)
+    status = os.fstat(stream.fileno())
+    problem = None
+    if status.st_uid != owner.st_uid:
+        problem = errno.EPERM, f"it belongs to another user than {top}"
+    elif status.st_size > MOST_BYTES:
+        problem = errno.EFBIG, f"it is too large, over {MOST_BYTES} bytes"
+    if problem:
+        stream.close()
+        raise OSError(*problem, str(path))
+    return stream

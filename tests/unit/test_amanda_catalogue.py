@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -532,3 +533,56 @@ def test_a_flush_that_never_came_to_a_dump_names_it(copy):
 def test_errors_of_the_run_itself_are_told():
     (words,) = amanda_catalogue.run_messages(captured("flushed"), "20261123083925")
     assert words.startswith("taper: no-tape error [directory")
+
+
+# what the dump user may put in a file's place
+
+
+@pytest.mark.parametrize("name", ["tapelist", "log/log.20261123083845.0"])
+def test_a_link_in_a_files_place_is_refused_and_shows_nothing(copy, name):
+    places = copy("spanned")
+    secret = places.state.parent / "secret"
+    secret.write_text("secret\n")
+    (places.state / name).unlink()
+    (places.state / name).symlink_to(secret)
+    with pytest.raises(AmandaError, match="can't read the (tapelist|log)") as raised:
+        amanda_catalogue.read(places)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["tapelist", "log/log.20261123083845.0"])
+def test_a_fifo_in_a_files_place_holds_nobody_up(copy, name):
+    places = copy("spanned")
+    (places.state / name).unlink()
+    os.mkfifo(places.state / name)
+    with pytest.raises(AmandaError, match="can't read the (tapelist|log)"):
+        amanda_catalogue.read(places)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", ["tapelist", "log/log.20261123083845.0"])
+def test_a_file_that_is_not_the_state_directorys_owners_is_refused(copy, name):
+    places = copy("spanned")
+    for path in (places.state, *places.state.rglob("*")):
+        os.chown(path, 65534, 65534)
+    assert amanda_catalogue.read(places)
+    os.chown(places.state / name, 0, 0)
+    with pytest.raises(AmandaError, match="can't read the (tapelist|log).*another user"):
+        amanda_catalogue.read(places)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_link_in_the_logs_place_does_not_lead_to_another_users_logs(copy):
+    places = copy("spanned")
+    places.logs.rename(places.state.parent / "other")
+    places.logs.symlink_to(places.state.parent / "other")
+    for path in (places.state, places.tapelist):
+        os.chown(path, 65534, 65534)
+    with pytest.raises(AmandaError, match="can't read the log.*another user"):
+        amanda_catalogue.read(places)
+
+
+def test_a_long_damaged_line_is_quoted_in_part(tmp_path):
+    with pytest.raises(ParseError) as raised:
+        tapelist(tmp_path, "x" * 100_000 + "\n")
+    assert len(str(raised.value)) < 1000

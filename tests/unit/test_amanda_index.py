@@ -3,8 +3,10 @@
 import dataclasses
 import gzip
 import io
+import os
 from pathlib import Path
 
+import amanda_find
 import amanda_index
 import pytest
 from amanda_errors import AmandaError, ParseError
@@ -89,3 +91,31 @@ def test_a_damaged_index_is_an_error(tmp_path):
         (tmp_path / "index").write_bytes(damaged)
         with pytest.raises(AmandaError):
             list(amanda_index.names(tmp_path / "index"))
+
+
+def test_a_link_in_an_indexs_place_is_not_followed(tmp_path):
+    (tmp_path / "index").symlink_to(INDEXES[0])
+    with pytest.raises(AmandaError, match="can't read the index"):
+        list(amanda_index.names(tmp_path / "index"))
+
+
+def test_a_fifo_in_an_indexs_place_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "index")
+    with pytest.raises(AmandaError, match="can't read the index"):
+        list(amanda_index.names(tmp_path / "index"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_an_index_that_is_not_the_state_directorys_owners_is_refused(tmp_path):
+    dump = _Dump("web1", "/srv/data")
+    file = tmp_path / "index" / "web1" / "_srv_data" / "20261123085046_1.gz"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(gzip.compress(b"/\n"))
+    os.chown(tmp_path, 65534, 65534)
+    found = amanda_index.path(tmp_path / "index", dump)
+    with pytest.raises(AmandaError, match="can't read the index.*another user"):
+        amanda_index.kind(found, b"", tmp_path)
+    with pytest.raises(AmandaError, match="can't read the index.*another user"):
+        amanda_find.versions(tmp_path / "index", [dump], "web1", "/srv/data")
+    os.chown(file, 65534, 65534)
+    assert amanda_index.kind(found, b"", tmp_path) == "directory"

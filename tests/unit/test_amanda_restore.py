@@ -1,8 +1,12 @@
 """What recover refuses before it reads a dump; restores themselves are in the functional tests."""
 
+import os
+
 import amanda_restore
 import pytest
 from amanda_errors import ArgumentError
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="tmp_path must be root's")
 
 
 def _refuses(destination, match):
@@ -48,7 +52,41 @@ def test_only_root_may_restore(tmp_path, monkeypatch):
         amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
 
 
+@needs_root
 def test_a_good_destination_is_not_touched_if_the_host_is_unknown(tmp_path):
     with pytest.raises(ArgumentError, match="no dump of 'web1'"):
         amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("owner", "mode"), [(65534, 0o755), (0, 0o775), (0, 0o757), (65534, 0o1777)]
+)
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_destination_below_a_directory_that_others_may_change_is_refused(
+    tmp_path, owner, mode, below
+):
+    shared = tmp_path / "shared"
+    (shared / below).mkdir(parents=True)
+    shared.chmod(mode)
+    os.chown(shared, owner, 0)
+    _refuses(shared / below / "out", rf"{shared} .*leave destination out")
+    (tmp_path / "link").symlink_to(shared / below)
+    _refuses(tmp_path / "link" / "out", rf"{shared} .*leave destination out")
+    assert not list(shared.rglob(".amanda-partial-*"))
+
+
+@needs_root
+def test_a_destination_in_a_sticky_directory_of_roots_is_good(tmp_path):
+    (tmp_path / "sticky").mkdir()
+    (tmp_path / "sticky").chmod(0o1777)
+    _refuses(tmp_path / "sticky" / "out", "no dump of 'web1'")
+
+
+@needs_root
+def test_a_link_to_a_good_directory_is_resolved_once(tmp_path):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "good")
+    destination = amanda_restore._check_destination(str(tmp_path / "link" / "out"))
+    assert destination == tmp_path / "good" / "out"

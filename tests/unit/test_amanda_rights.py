@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from amanda_errors import AmandaError
-from amanda_rights import MOST_FILES, as_user, open_as
+from amanda_rights import MOST_BYTES, MOST_FILES, as_user, open_as, open_owned
 
 
 def answer(value):
@@ -114,3 +114,41 @@ def test_calls_from_several_threads_do_not_mix_their_answers():
     for thread in threads:
         thread.join()
     assert found == {number: [number] * 1000 for number in range(8)}
+
+
+def test_a_file_of_the_directorys_owner_is_opened(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with open_owned(tmp_path / "file", tmp_path) as file:
+        assert file.read() == b"text"
+
+
+def test_an_owners_link_or_fifo_is_refused_and_nobody_waits_for_it(tmp_path):
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo"):
+        with pytest.raises(OSError, match="symbolic links|not a regular file"):
+            open_owned(tmp_path / name, tmp_path)
+
+
+def test_a_file_of_another_user_is_refused_however_it_is_reached(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "etc").symlink_to("/etc" if os.getuid() else tmp_path / "foreign")
+    if os.getuid() == 0:
+        (tmp_path / "foreign").mkdir()
+        (tmp_path / "foreign" / "passwd").write_text("secret")
+        os.chown(tmp_path / "own", 65534, 65534)
+    with pytest.raises(OSError, match="another user"):
+        open_owned(tmp_path / "own" / "etc" / "passwd", tmp_path / "own")
+
+
+def test_a_link_says_nothing_about_who_owns_what_is_below_it(tmp_path):
+    (tmp_path / "etc").symlink_to("/etc")
+    with pytest.raises(OSError, match="not a directory"):
+        open_owned(tmp_path / "etc" / "passwd", tmp_path / "etc")
+
+
+def test_a_file_too_large_to_be_read_whole_is_refused(tmp_path):
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(OSError, match="too large"):
+        open_owned(tmp_path / "sparse", tmp_path)
