@@ -12,6 +12,7 @@ import threading
 import amanda_amdump
 import amanda_catalogue
 import amanda_command
+import amanda_fulls
 import amanda_holding
 import amanda_reach
 from amanda_errors import AmandaError, CommandError
@@ -38,7 +39,7 @@ def clean_up(places, user):
         )
 
 
-def dump(places, user, expected, progress):
+def dump(places, user, expected, progress, others=()):
     """Run amdump once and return the step's result, a dict.
 
     places
@@ -49,6 +50,8 @@ def dump(places, user, expected, progress):
         The DLEs of the disklist that are to be dumped: pairs of host and disk.
     progress
         Called with counts of DLEs while it goes on; see :class:`amanda_amdump.LogTail`.
+    others
+        The places of other configs that may have dumped these DLEs.
 
     ``dles`` has an entry for each DLE: ``host``, ``disk``, ``level``, ``success``, ``reason`` (in
     words, "" on success), ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
@@ -58,6 +61,7 @@ def dump(places, user, expected, progress):
     """
     faults = []
     aside = _tried(faults, amanda_holding.set_aside, places, user)
+    faults += _force_fulls(places, user, expected, others)
     tail = amanda_amdump.LogTail(places.logs)
     status, said = _amdump(places.name, user, tail, progress)
     logs = sorted(amanda_amdump.names(places.logs) - tail.before)
@@ -69,8 +73,7 @@ def dump(places, user, expected, progress):
         entries = [_entry(host, disk, None, said) for host, disk in expected]
     aside += _tried(faults, amanda_holding.set_aside, places, user)
     waiting = _tried(faults, amanda_holding.images, places, user)
-    _explain(entries, waiting, aside, tail.errors, user)
-    faults += _force_fulls(places, user, entries, (*waiting, *aside))
+    _explain(entries, _of_run((*waiting, *aside), timestamp), tail.errors, user)
     return {
         **_summary(status, entries, flushed, waiting, aside, faults),
         "timestamp": timestamp,
@@ -83,30 +86,33 @@ def dump(places, user, expected, progress):
     }
 
 
-def _force_fulls(places, user, entries, held):
-    """Have the next dump be a full one of each DLE whose dump failed after it had begun.
+def _force_fulls(places, user, expected, others):
+    """Have the next dump be a full one of each DLE whose last one is lost.
 
-    When tar ends, its snapshot has moved on, whatever becomes of what it wrote: an increment on
-    that would leave out, silently, what only the failed dump had.
-
-    held
-        What is on the holding disk, or was taken from it: whole dumps there aren't lost.
+    Before each dump, not after: a run that was killed can do nothing any more.
 
     Returns what went wrong, in words.
     """
-    safe = {(image["host"], image["disk"]) for image in held}
-    faults = []
-    for entry in entries:
-        name = (entry["host"], entry["disk"])
-        kept = entry["dumped"] and not entry["unread"] and name in safe
-        if entry["success"] or entry["level"] is None or kept:
-            continue
+    try:
+        images = amanda_holding.images(places, user)
+        names, faults = amanda_fulls.needed(places, expected, images, others)
+    except (AmandaError, OSError) as error:
+        names = expected
+        faults = [f"all is dumped in full, as what was dumped before can't be told: {error}"]
+    admin = ["amadmin", "--exact-match", places.name, "force"]
+    for name in names:
         try:
-            admin = ["amadmin", "--exact-match", places.name, "force"]
             amanda_command.run([*admin, *name], user=user)
         except CommandError as error:
             faults.append(f"{' '.join(name)} could not be set down for a full dump: {error}")
     return faults
+
+
+def _of_run(images, timestamp):
+    """Return those of *images* that the run at *timestamp* made, by host and disk."""
+    return {
+        (image["host"], image["disk"]): image for image in images if image["timestamp"] == timestamp
+    }
 
 
 def _tried(faults, function, *arguments):
@@ -220,11 +226,11 @@ def _entry(host, disk, outcome, detail):
     }
 
 
-def _explain(entries, waiting, aside, errors, user):
+def _explain(entries, held, errors, user):
     """Say in words why each of *entries* failed; hosts that may be the cause are asked.
 
-    waiting, aside
-        What is on the holding disk, and what was taken from it.
+    held
+        What this run left on the holding disk, or was taken from it; see :func:`_of_run`.
     errors
         What Amanda said of the run as a whole: pairs of program and text.
     """
@@ -243,12 +249,13 @@ def _explain(entries, waiting, aside, errors, user):
     reached = amanda_reach.probe([entry["host"] for entry in suspects], user)
     for entry in suspects:
         entry["reason"] = _suspected(entry, reached[entry["host"]])
-    for image in (*waiting, *aside):
-        entry = failed.get((image["host"], image["disk"]))
+    for name, image in held.items():
+        entry = failed.get(name)
         if entry:
             what = "the dump" if entry["dumped"] else "what there is of it"
-            text = image.get("message", f"{what} waits on the holding disk for the next run")
-            entry["reason"] = text if image in aside else f"{entry['reason']}; {text}"
+            text = f"{what} waits on the holding disk for the next run"
+            aside = image.get("message")
+            entry["reason"] = aside or f"{entry['reason']}; {text}"
 
 
 def _suspected(entry, reach):
@@ -273,13 +280,19 @@ def _summary(status, entries, flushed, waiting, aside, faults):
         first = failed[0]
         rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         parts.append(f"{first['host']} {first['disk']}: {first['reason']}{rest}")
+    lost = [entry for entry in flushed if not entry["success"]]
+    parts += [
+        f"{entry['host']} {entry['disk']} of {entry['timestamp'] or 'an older run'} was to be "
+        f"written from the holding disk: {entry['detail']}"
+        for entry in lost
+    ]
     if waiting:
         parts.append(f"on the holding disk, for the next run: {len(waiting)}")
     parts += [f"{image['host']} {image['disk']}: {image['message']}" for image in aside]
     parts += faults
     # A failed dump that was tried again and succeeded leaves its bit; the catalogue knows better.
     serious = status & ~(amanda_amdump.STRANGE | amanda_amdump.FAILED) if status >= 0 else status
-    if serious and not failed:
+    if serious and not (failed or lost):
         parts.append("; ".join(amanda_amdump.words(status)))
-    success = bool(entries) and not (failed or waiting or aside or faults or serious)
+    success = bool(entries) and not (failed or lost or waiting or aside or faults or serious)
     return {"success": success, "message": ". ".join(parts)}

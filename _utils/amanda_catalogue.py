@@ -142,7 +142,7 @@ def _logs(directory):
     return found
 
 
-def _all_logs(places):
+def all_logs(places):
     """Return all logs, also those that Amanda put aside when their tapes were written again."""
     found = _logs(places.logs)
     for timestamp, paths in _logs(places.logs / "oldlog").items():
@@ -206,7 +206,7 @@ def _better(new, old):
 
 
 def _made(events, timestamp):
-    """Yield host, disk, timestamp and level of each dump that moved the client's records on.
+    """Yield each dump's host, disk, timestamp and level, and if it moved the client's records on.
 
     The client takes a dump as the base of the next level when its own work is done, and doesn't
     hear of what fails on the server afterwards.
@@ -214,9 +214,8 @@ def _made(events, timestamp):
     for event in events:
         if event.program != "dumper" or event.kind not in ("SUCCESS", "STRANGE", "FAIL"):
             continue
-        if event.kind == "FAIL" and not _client_finished(event.more):
-            continue
-        yield event.host, event.disk, event.timestamp or timestamp, event.level
+        moved = event.kind != "FAIL" or _client_finished(event.more)
+        yield (event.host, event.disk, event.timestamp or timestamp, event.level), moved
 
 
 def _client_finished(lines):
@@ -253,28 +252,30 @@ def read(places):
     :class:`amanda_errors.AmandaError` if the log of a tape that was written is gone.
     """
     labels = {tape.label: tape.written for tape in read_tapelist(places.tapelist)}
-    logs = _all_logs(places)
+    logs = all_logs(places)
     for label, written in labels.items():
         if written != "0" and written not in logs:
             raise AmandaError(
                 f"tape {label} was written at {written}, but {places.logs} has no log.{written}.*: "
                 "bring it back from the mirror, or remove the label with amrmtape"
             )
-    dumps, made = {}, set()
+    dumps, moved = {}, {}
     for timestamp in sorted(logs):
         for path in logs[timestamp]:
-            events = list(amanda_log.events(path, ("dumper", "taper"), places.state))
-            made.update(_made(events, timestamp))
+            # a line that a crash cut costs only what that run would have told
+            read_of = ("dumper", "taper")
+            events = list(amanda_log.events(path, read_of, places.state, damaged=[]))
+            for key, finished in _made(events, timestamp):
+                moved[key] = finished or moved.get(key, False)
             for dump in _copies(events, places.name, labels):
                 key = (dump.timestamp, dump.host, dump.disk, dump.level)
                 if _better(dump, dumps.get(key)):
                     dumps[key] = dump
-    # a flushed dump's own log may be gone while its tape isn't
-    made.update(
-        (dump.host, dump.disk, dump.timestamp, dump.level)
-        for dump in dumps.values()
-        if dump.status == "OK"
-    )
+    # A flushed dump's own log may be gone, or be cut, while its tape isn't. A partial one of which
+    # no log says how it ended may have moved the records as well.
+    for dump in dumps.values():
+        moved.setdefault((dump.host, dump.disk, dump.timestamp, dump.level), True)
+    made = [key for key, finished in moved.items() if finished]
     return _based([dumps[key] for key in sorted(dumps)], made)
 
 
@@ -377,7 +378,7 @@ def runs(places):
 
 def _run_events(places, timestamp):
     """Return the events of the logs of one run."""
-    paths = _all_logs(places).get(timestamp)
+    paths = all_logs(places).get(timestamp)
     if not paths:
         raise AmandaError(f"{places.logs} has no log of a run at {_readable(timestamp)}")
     return [event for path in paths for event in amanda_log.events(path, top=places.state)]

@@ -125,6 +125,13 @@ _ESCAPE = re.compile(rb'\\([0-7]{1,3}|.)|"', re.DOTALL)
 _ESCAPED = {b"t": b"\t", b"n": b"\n", b"r": b"\r", b"f": b"\f"}
 
 
+_FINISHED = re.compile("^FINISH driver ", re.MULTILINE)
+"""What amdump and amflush write when all dumps have come to their end."""
+
+_TELLS = re.compile(rf"(?!(?:{'|'.join(sorted(_KINDS_WITHOUT_DUMPS - {'START'}))}) [a-z]+ )").match
+"""Whether a line after the one that a crash cut is more than what cleaning up wrote."""
+
+
 @functools.cache
 def _pattern(program, kind):
     """Return the compiled pattern of such lines' text."""
@@ -248,7 +255,7 @@ def _text(path, top):
     return data.decode("utf-8", "surrogateescape")
 
 
-def events(path, programs=None, top=None):
+def events(path, programs=None, top=None, damaged=None):
     """Yield each :class:`Event` of the log file *path*, in its order.
 
     programs
@@ -256,27 +263,40 @@ def events(path, programs=None, top=None):
         Other lines are passed over unread, which is what makes many logs quick to read.
     top
         The config's state directory, whose owner the log must have; None is the log's own.
+    damaged
+        A list that takes the :class:`amanda_errors.ParseError` of the line that a crash cut, in
+        the log of a run that never finished; None raises it.
 
     Raises :class:`amanda_errors.ParseError` on a line that is cut short or damaged and could have
     told the fate of a dump.
     """
     what = f"log {path}"
     text = _text(path, top or path.parent)
-    if text and not text.endswith("\n"):
-        raise ParseError(what, text.rpartition("\n")[2])
+    spare = damaged is not None and not _FINISHED.search(text)
+    lines = text.split("\n")  # not splitlines(): names may hold other line separators of Unicode
+    if lines[-1]:
+        error = ParseError(what, lines[-1])
+        if not spare:
+            raise error
+        damaged.append(error)
     unread = None
     if programs is not None:
         others = "|".join(sorted(_PROGRAMS_OF_DUMPS.difference(programs)))
         dull = "|".join(sorted(_KINDS_WITHOUT_DUMPS - {"START"}))
         unread = re.compile(rf"[A-Z]+ (?:{others}) |(?:{dull}) [a-z]+ ")
     line, more = None, []
-    # not splitlines(): names may hold other line separators of Unicode
-    for following in [*text.split("\n")[:-1], ""]:
+    for number, following in enumerate([*lines[:-1], ""]):
         if following.startswith("  ") and line is not None:
             more.append(following.strip())
             continue
         if line and not (unread and unread.match(line)):
-            event = _parse(line, what, more)
+            try:
+                event = _parse(line, what, more)
+            except ParseError as error:
+                if not spare or any(map(_TELLS, lines[number:-1])):
+                    raise
+                damaged.append(error)
+                return
             if event:
                 yield event
         line, more = following, []

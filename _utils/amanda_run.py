@@ -75,6 +75,15 @@ class Run:
         """Return the hosts of :meth:`dles`, in order."""
         return list(dict.fromkeys(host for host, _ in self.dles()))
 
+    def others(self):
+        """Return the places of all other configs that dump, or once dumped, what this one does."""
+        names = set(self.settings.configs)
+        for client in self.fleet.clients:
+            for directory in client.directories:
+                names.update(directory.former)
+        names.discard(self.config.name)
+        return [amanda_layout.places(name, self.settings.paths) for name in sorted(names)]
+
 
 def run(specification, state=amanda_layout.STATE):
     """Do what *specification* says and return the result, as it stands on disk.
@@ -245,7 +254,9 @@ def canary(work):
 def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
-    result = amanda_backup.dump(work.places, work.user, work.dles(), work.report.progress)
+    result = amanda_backup.dump(
+        work.places, work.user, work.dles(), work.report.progress, work.others()
+    )
     work.timestamp = result["timestamp"] or ""
     return result
 

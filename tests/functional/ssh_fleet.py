@@ -99,14 +99,14 @@ class SshFleet:
         command = f"{self.platform.libexec}/amandad -auth=ssh"
         (ROOT / "authorized_keys").write_text(f'restrict,command="{command}" {public}')
 
-    def configure(self):
+    def configure(self, config="daily"):
         """Write amanda.conf and label the tapes, as the pillar is now."""
         template = (FILES / "amanda.conf.jinja").read_text(encoding="utf-8")
         settings = self.settings
-        text = amanda_conf.render(template, settings, settings.config("daily"), self.platform)
+        text = amanda_conf.render(template, settings, settings.config(config), self.platform)
         text = text.replace(str(amanda_layout.INCREMENTAL_TAR), "/usr/bin/tar")
-        amanda_files.apply(amanda_provision.config(settings, "daily", self.platform, text))
-        assert self.run("label")["success"]
+        amanda_files.apply(amanda_provision.config(settings, config, self.platform, text))
+        assert self.run("label", config)["success"]
 
     def _nowhere(self):
         """Make a network of our own, in which one address swallows what is sent to it."""
@@ -188,13 +188,13 @@ class SshFleet:
             process.wait(timeout=10)
         self.processes = []
 
-    def specify(self, action):
+    def specify(self, action, config="daily"):
         """Write a specification as the Salt front would; returns the run's id."""
         identity = amanda_results.new_id()
         specification = {
             "id": identity,
             "action": action,
-            "config": "daily",
+            "config": config,
             "requested": amanda_results.now(),
             "settings": self.settings.to_dict(),
         }
@@ -202,16 +202,16 @@ class SshFleet:
         amanda_files.write(amanda_layout.SPECIFICATION, text, mode=0o600)
         return identity
 
-    def start(self, action):
+    def start(self, action, config="daily"):
         """Start the installed program; returns the process and the path of its result."""
-        identity = self.specify(action)
+        identity = self.specify(action, config)
         argv = [sys.executable, "-I", amanda_layout.ENGINE, identity]
         process = subprocess.Popen(argv, cwd="/", env={"PATH": "/nowhere"}, start_new_session=True)
-        return process, amanda_results.path("daily", identity)
+        return process, amanda_results.path(config, identity)
 
-    def run(self, action):
+    def run(self, action, config="daily"):
         """Run the installed program to its end; returns the result it left."""
-        process, file = self.start(action)
+        process, file = self.start(action, config)
         status = process.wait(timeout=300)
         result = amanda_results.read(file)
         assert status == (0 if result["success"] else 1)
@@ -243,6 +243,7 @@ class SshFleet:
             amanda_layout.PROGRAMS,
             amanda_layout.SETTINGS,
             amanda_layout.AMANDA_CONFIGS / "daily",
+            amanda_layout.AMANDA_CONFIGS / "weekly",
             self.platform.home / ".ssh",
         ):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Runs for real: amdump over SSH, and what is told of clients and tapes that fail."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import time
 
 import amanda_command
+import amanda_fleet
 import amanda_layout
 import amanda_results
 import pytest
@@ -119,6 +121,50 @@ def test_after_a_dump_that_failed_late_the_next_is_a_full_one(fleet):
     (entry,) = dles(fleet.run("backup")).values()
     assert entry["success"], entry
     assert entry["level"] == 0
+
+
+def test_after_a_killed_run_the_next_is_a_full_one(fleet):
+    """What the killed run had read is in no dump, and tar's snapshot says that it is."""
+    path = directory("large", 8_000_000)
+    fleet.client("web1", [path])
+    assert fleet.run("backup")["success"]
+    directory("large", 8_000_000)
+    process, _ = fleet.start("backup")
+    wait_for(lambda: list(fleet.places.holding.glob("*/*large*")))
+    fleet.kill_run(process)
+    with (fleet.places.logs / "log").open("a") as log:
+        log.write("DONE taper web")
+    result = fleet.run("backup")
+    (entry,) = dles(result).values()
+    assert entry["success"], result
+    assert entry["level"] == 0
+    assert "DONE taper web" in steps(result)["dump"]["message"]
+    result = fleet.run("backup")
+    assert result["success"], result
+    (entry,) = dles(result).values()
+    assert entry["level"] == 1
+
+
+def test_a_directory_that_comes_back_to_its_config_is_dumped_in_full(fleet):
+    """The other config's dumps have moved on tar's snapshot, which is one per directory."""
+    path = directory("web")
+    fleet.pillar["configs"]["weekly"] = dict(fleet.pillar["configs"]["daily"])
+    fleet.configure("weekly")
+    fleet.client("web1", [path])
+    client = fleet.clients[0]
+
+    def move(config, former):
+        moved = amanda_fleet.Directory(path, config, former=(former,))
+        fleet.clients[0] = dataclasses.replace(client, directories=(moved,))
+        fleet.save()
+
+    for config, former in (("daily", "weekly"), ("weekly", "daily"), ("daily", "weekly")):
+        move(config, former)
+        result = fleet.run("backup", config)
+        assert result["success"], result
+        assert [entry["level"] for entry in dles(result).values()] == [0]
+    (entry,) = dles(fleet.run("backup")).values()
+    assert entry["level"] == 1
 
 
 def test_a_dump_too_large_for_the_tapes_never_blocks_those_of_others(fleet):

@@ -239,3 +239,23 @@ def test_a_line_of_an_enemy_is_refused_at_once(tmp_path):
 def test_words_are_split_as_amanda_quotes_them():
     assert amanda_log.split('a "b c"  d\\ e') == ["a", "b c", "d e"]
     assert amanda_log.split('a "b') is None
+
+
+CUT = DONE[:40]
+
+
+@pytest.mark.parametrize("after", ["", "\n", "\nINFO amcleanup amcleanup pid 1\n"])
+def test_the_line_that_a_crash_cut_is_told_and_the_rest_is_read(tmp_path, after):
+    path = log(tmp_path, "DISK planner web1 /etc", CUT, end=after)
+    damaged = []
+    assert [event.kind for event in amanda_log.events(path, damaged=damaged)] == ["DISK"]
+    assert [error.line for error in damaged] == [CUT]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[CUT, DONE], [CUT, "FINISH driver date 20261123083845 time 1"], [CUT, CUT]],
+)
+def test_a_damaged_line_that_no_crash_left_raises_all_the_same(tmp_path, lines):
+    with pytest.raises(ParseError):
+        list(amanda_log.events(log(tmp_path, *lines), damaged=[]))
