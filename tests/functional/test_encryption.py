@@ -343,6 +343,6 @@ def test_a_filter_killed_half_way_fails_the_dump(amanda, tree, dumptype, path, a
     amanda.disklist([(tree, dumptype)])
     with killed_at_work(path, argument) as struck:
         status = amanda.dump()
-    assert len(struck) == 2  # Amanda tries a failed dump once more in the same run
+    assert len(struck) >= 2  # Amanda tries a failed dump again in the same run
     assert status & DLE_FAILED
     assert "OK" not in statuses(amanda)
