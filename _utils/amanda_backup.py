@@ -280,7 +280,9 @@ def _summary(status, entries, flushed, waiting, aside, faults):
         first = failed[0]
         rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         parts.append(f"{first['host']} {first['disk']}: {first['reason']}{rest}")
-    lost = [entry for entry in flushed if not entry["success"]]
+    # What a crash left half done is made good by a full dump in the same run.
+    whole = {(e["host"], e["disk"]) for e in entries if e["success"] and e["level"] == 0}
+    lost = [e for e in flushed if not e["success"] and (e["host"], e["disk"]) not in whole]
     parts += [
         f"{entry['host']} {entry['disk']} of {entry['timestamp'] or 'an older run'} was to be "
         f"written from the holding disk: {entry['detail']}"

@@ -194,7 +194,7 @@ def collect(work):
             "directory. Apply the state backup on the clients"
         )
     return {
-        "success": bool(dles) and not any(each["kind"] in _UNCOVERED for each in findings),
+        "success": bool(dles) and not _uncovered(work.fleet, findings),
         "message": message,
         "clients": len(hosts),
         "directories": len(dles),
@@ -203,6 +203,25 @@ def collect(work):
         "findings": findings,
         "changed": sorted(changed),
     }
+
+
+def _uncovered(fleet, findings):
+    """Return the *findings* that leave a client or a directory without any backup.
+
+    One that refuses news of what is backed up already doesn't: the old form stays in use.
+    """
+    covered = {
+        (client.id, directory.path)
+        for client in fleet.clients
+        for directory in client.directories
+        if directory.retired is None
+    }
+    covered |= {(host, None) for host, _ in covered}
+    return [
+        each
+        for each in findings
+        if each["kind"] in _UNCOVERED and (each["id"], each["path"]) not in covered
+    ]
 
 
 def _missing(work):

@@ -5,6 +5,7 @@ client is an sshd of its own, with its own key, on its own loopback address; the
 is the same, and so is the file system. Only the tar wrapper is left out: amgtar runs tar itself.
 """
 
+import contextlib
 import json
 import os
 import pwd
@@ -39,6 +40,15 @@ UNANSWERED = "10.254.99.8"
 def run(*argv, **options):
     """Run a command of the test's own; it must succeed."""
     return subprocess.run(argv, check=True, capture_output=True, cwd="/", **options)
+
+
+def descendants(pid):
+    """Return the pids of all that process *pid* started, and of what those started."""
+    found = []
+    for path in Path("/proc", str(pid), "task").glob("*/children"):
+        for child in path.read_text(encoding="ascii").split():
+            found += [int(child), *descendants(int(child))]
+    return found
 
 
 class SshFleet:
@@ -222,14 +232,17 @@ class SshFleet:
         return amanda_command.run(argv, user=self.platform.user).stdout.decode()
 
     def kill_run(self, process):
-        """Kill a run with all that it started, as a power cut would; by pid, from Amanda's log."""
-        pids = [process.pid]
+        """Kill a run with all that it started, as a power cut would.
+
+        By pid: its descendants, and what Amanda's log names, since some leave their parents.
+        """
+        pids = [process.pid, *descendants(process.pid)]
         for line in (self.places.logs / "log").read_text(encoding="utf-8").splitlines():
             word = line.split()
             if word[0] == "INFO" and word[-2] == "pid":
                 pids.append(int(word[-1]))
-        for pid in pids:
-            if Path("/proc", str(pid)).exists():
+        for pid in dict.fromkeys(pids):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
 

@@ -5,6 +5,7 @@ import amanda_backup
 
 def entry(success=True, **more):
     common = {"host": "web1", "disk": "/etc", "reason": "", "detail": "", "labels": []}
+    common["level"] = 1
     return {**common, "success": success, **more}
 
 
@@ -18,6 +19,11 @@ def test_a_dump_that_was_flushed_but_is_not_on_tape_is_a_failure():
     assert not answer["success"]
     assert "web1 /etc of 20261123083845" in answer["message"]
     assert "the catalogue doesn't have it" in answer["message"]
+
+
+def test_what_a_crash_left_half_done_is_made_good_by_a_full_dump_in_the_same_run():
+    flushed = entry(False, timestamp="20261123083845", detail="only a part of it is on tape")
+    assert summary([entry(level=0)], [flushed])["success"]
 
 
 def test_a_dump_that_was_flushed_is_a_success():

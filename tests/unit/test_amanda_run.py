@@ -4,6 +4,7 @@ import fcntl
 import os
 import signal
 
+import amanda_fleet
 import amanda_results
 import amanda_run
 import amanda_settings
@@ -153,3 +154,19 @@ def test_no_dump_is_begun_while_the_clock_is_behind_the_last_run(state, monkeypa
     ((_, success, message),) = steps(amanda_run.run(asked, state))
     assert not success
     assert "newest run of daily is of 2999-01-01T00:00:00" in message
+
+
+def test_only_a_finding_that_leaves_something_without_backup_is_a_failure():
+    directory = amanda_fleet.Directory("/etc", "daily")
+    key = "ssh-ed25519 AAAA"
+    client = amanda_fleet.Client("web1", "192.0.2.1", 22, (key,), "2026-11-23", (directory,))
+    fleet = amanda_fleet.Fleet((client,))
+    findings = [
+        {"id": "web1", "path": None, "kind": "claimed", "message": "the old pin stays"},
+        {"id": "web1", "path": "/etc", "kind": "refused", "message": "the old form stays"},
+        {"id": "web1", "path": "/srv", "kind": "config", "message": "dumped by none"},
+        {"id": "db1", "path": None, "kind": "claimed", "message": "it is nowhere"},
+        {"id": "db2", "path": None, "kind": "missing", "message": "gone, but kept"},
+    ]
+    left = amanda_run._uncovered(fleet, findings)
+    assert [each["message"] for each in left] == ["dumped by none", "it is nowhere"]
