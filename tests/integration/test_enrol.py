@@ -402,7 +402,8 @@ def test_a_newcomer_that_claims_anothers_key_is_not_backed_up_at_all(fleet, rogu
     collected = collect(fleet)
     assert "db1 publishes" in findings(collected, "claimed")["db1"]
     assert sorted(stored(fleet)) == [SERVER, "web1"]
-    fleet.salt(SERVER, "amanda.check")
+    checked = fleet.salt(SERVER, "amanda.check", check=False)[SERVER]
+    assert not checked["success"]  # db1 is without a backup
     disklist = fleet.read(SERVER, "/etc/amanda/daily/disklist").decode()
     assert "web1 " in disklist and "db1" not in disklist
 
