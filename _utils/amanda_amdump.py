@@ -160,7 +160,8 @@ _REASONS = (
     ),
     (
         r"No acceptable volumes found",
-        "no tape may be written: all are too recent to be overwritten; raise tapecycle",
+        "no tape may be written: each is too recent, held back or unusable; see amanda.tapes, and "
+        "set slots to more",
     ),
     (
         r"directory '(?P<what>[^']+)' does not exist",

@@ -11,6 +11,7 @@ import dataclasses
 import amanda_catalogue
 import amanda_log
 import amanda_outcomes
+from amanda_errors import AmandaError
 
 _NEVER = "can't "
 """How the driver's reasons begin where it never started a dump."""
@@ -51,11 +52,8 @@ def needed(places, dles, images, others=()):
     The first is a list of pairs, in the order of *dles*; the second a list of texts. Raises
     :class:`amanda_errors.AmandaError` if a log of a run that finished can't be read.
     """
-    taped = {
-        (dump.host, dump.disk, dump.timestamp)
-        for dump in amanda_catalogue.read(places)
-        if dump.status == "OK"
-    }
+    dumps = [dump for dump in amanda_catalogue.read(places) if dump.status == "OK"]
+    taped = {(dump.host, dump.disk, dump.timestamp) for dump in dumps}
     held = {(image["host"], image["disk"], image["timestamp"]) for image in images}
     last = last_attempts(places, dict.fromkeys(dles, ""))
     since = {name: last[name].timestamp if name in last else "" for name in dles}
@@ -65,10 +63,21 @@ def needed(places, dles, images, others=()):
         attempt = last.get(name)
         key = attempt and (*name, attempt.timestamp)
         safe = attempt and not attempt.unread and (key in taped or (key in held and attempt.whole))
-        if name in elsewhere or (attempt and not safe):
+        if name in elsewhere or (attempt and not safe) or _baseless(dumps, *name):
             lost.append(name)
             damage += [attempt.damage] if attempt and attempt.damage else []
     return lost, list(dict.fromkeys(damage))
+
+
+def _baseless(dumps, host, disk):
+    """Tell whether what the last dump of a DLE builds on is on no tape any more."""
+    if amanda_catalogue.newest(dumps, host, disk) is None:
+        return False
+    try:
+        amanda_catalogue.chain(dumps, host, disk)
+    except AmandaError:
+        return True
+    return False
 
 
 def last_attempts(places, since):

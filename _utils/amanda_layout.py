@@ -43,6 +43,7 @@ ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
 FLEET = STATE / "fleet.json"  # what amanda.collect last saw
 SPECIFICATION = STATE / "specification.json"  # what the run in progress was asked
 DUE = STATE / "due.json"  # when each config last ran
+RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
 
 RUN_UNIT = "amanda-run.service"

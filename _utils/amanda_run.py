@@ -28,6 +28,7 @@ import amanda_mirror
 import amanda_platform
 import amanda_reach
 import amanda_results
+import amanda_retention
 import amanda_settings
 import amanda_tapes
 from amanda_errors import AmandaError, CommandError
@@ -273,10 +274,14 @@ def canary(work):
 def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
+    retention = amanda_retention.hold(work.places, work.config, work.user)
     result = amanda_backup.dump(
         work.places, work.user, work.dles(), work.report.progress, work.others()
     )
     work.timestamp = result["timestamp"] or ""
+    result["held"] = sorted(retention.hold)
+    if shortage := amanda_retention.shortage(retention, work.config):
+        result.update(success=False, message=f"{result['message']}. {shortage}")
     return result
 
 
@@ -306,6 +311,8 @@ def check(work):
     if server.returncode and not problems:
         problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
+    retention = amanda_retention.look(work.places, work.config)
+    problems += filter(None, [amanda_retention.shortage(retention, work.config)])
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}

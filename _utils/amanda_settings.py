@@ -329,7 +329,8 @@ def _config(name, reader):
             "tapes, and the next full must not overwrite the last",
             f"Give at least {needed}, or shorten dumpcycle.",
         )
-    slots = reader.integer("slots", tapecycle, 1, 100000)
+    # The last fulls of what fails, or was retired, are held back: as many as a cycle has tapes.
+    slots = reader.integer("slots", tapecycle + runspercycle * runtapes, 1, 100000)
     if slots < tapecycle:
         reader.fail(
             "slots", f"{slots} slots can't hold {tapecycle} tapes", f"Give {tapecycle} or more."

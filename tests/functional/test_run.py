@@ -7,13 +7,14 @@ import shutil
 import signal
 import time
 
+import amanda_catalogue
 import amanda_command
 import amanda_fleet
 import amanda_layout
 import amanda_results
 import pytest
 
-from tests.functional.ssh_fleet import ROOT, SWALLOWED, UNANSWERED, SshFleet
+from tests.functional.ssh_fleet import PORT, ROOT, SWALLOWED, UNANSWERED, SshFleet
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, Amanda and sshd")
 
@@ -97,6 +98,50 @@ def test_a_client_that_refuses_the_key_is_told_from_one_that_is_down(fleet):
     (ROOT / "authorized_keys").write_text("")
     (entry,) = dles(fleet.run("backup")).values()
     assert "denied1 does not accept this server's SSH key" in entry["reason"]
+
+
+def test_the_last_state_of_what_fails_is_not_overwritten_and_too_few_tapes_are_told(fleet):
+    """Two tapes do while all is well; the third run would write over web2's only full dump."""
+    fleet.pillar["configs"]["daily"].update(dumpcycle=1, tapecycle=2, slots=2)
+    fleet.configure()
+    good, lost = directory("good"), directory("lost")
+    fleet.client("web1", [good])
+    there = fleet.client("web2", [lost])
+    assert fleet.run("backup")["success"]
+    fleet.clients[1] = dataclasses.replace(there, port=PORT + 1)  # where it refuses
+    fleet.save()
+    assert dles(fleet.run("backup"))["web1", good]["success"]
+    short = steps(fleet.run("backup"))["dump"]
+    assert short["held"] == ["daily-0001"]
+    assert "only 0 can be written" in short["message"]
+    assert "the last state of web1 /" in short["message"]
+    assert "slots in the pillar to 3 or more" in short["message"]
+    assert [(image["host"], image["level"]) for image in short["holding"]] == [("web1", 1)]
+    assert not fleet.run("check")["success"]
+    fleet.pillar["configs"]["daily"]["slots"] = 3
+    fleet.configure()
+    later = steps(fleet.run("backup"))["dump"]
+    assert [(entry["host"], entry["success"]) for entry in later["flushed"]] == [("web1", True)]
+    fleet.run("backup")
+    dumps = amanda_catalogue.read(fleet.places)
+    assert amanda_catalogue.chain(dumps, "web2", lost)[0].parts[0].label == "daily-0001"
+    assert len(amanda_catalogue.chain(dumps, "web1", good)) == 2
+
+
+def test_what_is_held_back_is_let_go_when_a_newer_full_dump_is_on_tape(fleet):
+    fleet.pillar["configs"]["daily"].update(dumpcycle=1, tapecycle=2, slots=3)
+    fleet.configure()
+    path = directory("web")
+    fleet.client("web1", [path])
+    for level in (0, 1, 1):
+        (entry,) = dles(fleet.run("backup")).values()
+        assert (entry["success"], entry["level"]) == (True, level)
+    assert steps(fleet.run("backup"))["dump"]["held"] == ["daily-0001"]
+    fleet.amanda("amadmin", "daily", "force", "web1")
+    assert steps(fleet.run("backup"))["dump"]["held"] == ["daily-0001"]
+    assert steps(fleet.run("backup"))["dump"]["held"] == []
+    tapes = amanda_catalogue.read_tapelist(fleet.places.tapelist)
+    assert {tape.label for tape in tapes if not tape.reuse} == set()
 
 
 def test_after_a_dump_that_failed_late_the_next_is_a_full_one(fleet):
@@ -218,7 +263,7 @@ def test_when_every_tape_is_too_recent_the_reason_says_so(fleet):
     for number in range(1, 11):
         fleet.amanda("amadmin", "daily", "no-reuse", f"daily-{number:04}")
     (entry,) = dles(fleet.run("backup")).values()
-    assert "all are too recent to be overwritten" in entry["reason"]
+    assert "no tape may be written" in entry["reason"]
 
 
 def test_without_a_key_nothing_is_dumped_and_the_step_that_failed_is_named(fleet):

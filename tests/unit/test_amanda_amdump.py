@@ -104,7 +104,7 @@ def test_errors_of_the_whole_run_are_kept_with_the_program_that_met_them(
             'but cannot incremental dump new disk"]',
             "larger than the tapes one run may write",
         ),
-        ("no-tape error [No acceptable volumes found]", "too recent to be overwritten"),
+        ("no-tape error [No acceptable volumes found]", "no tape may be written"),
         (
             "no-tape error [directory '/srv/vtapes/daily' does not exist]",
             "the directory of the tapes, /srv/vtapes/daily, does not exist on the server",

@@ -26,21 +26,21 @@ def listed(*dles):
     return [f"DISK planner {host} {disk}" for host, disk in dles]
 
 
-def dumped(stamp, dle=DLE):
-    name = f"{dle[0]} {dle[1]} {stamp} 1"
+def dumped(stamp, dle=DLE, level=0):
+    name = f"{dle[0]} {dle[1]} {stamp} {level}"
     return [
         f"SUCCESS dumper {name} {CRCS} {STATISTICS}",
         f"SUCCESS chunker {name} 00000001:5 {STATISTICS}",
     ]
 
 
-def taped(stamp, dle=DLE, kind="DONE"):
+def taped(stamp, dle=DLE, kind="DONE", level=0):
     name = f"{dle[0]} {dle[1]} {stamp}"
     storage = '"ST:daily" "POOL:daily"'
     return [
         f"START taper datestamp {stamp} {storage} label d-{stamp} tape 1",
-        f"PART taper {storage} d-{stamp} 1 {name} 1/-1 1 {STATISTICS}",
-        f"{kind} taper {storage} {name} 1 1 {CRCS} 00000001:5 {STATISTICS}",
+        f"PART taper {storage} d-{stamp} 1 {name} 1/-1 {level} {STATISTICS}",
+        f"{kind} taper {storage} {name} 1 {level} {CRCS} 00000001:5 {STATISTICS}",
     ]
 
 
@@ -172,6 +172,21 @@ def test_a_dump_that_another_config_made_before_needs_none(places, tmp_path):
     assert lost(places, others=[weekly, places_of(tmp_path, "never")]) == ([], [])
 
 
+def test_an_increment_whose_base_is_on_no_tape_any_more_is_followed_by_a_full_one(places):
+    log(
+        places,
+        SECOND,
+        *listed(DLE),
+        *PLANNED,
+        *dumped(SECOND, level=1),
+        *taped(SECOND, level=1),
+        *END,
+    )
+    assert lost(places) == ([], [])
+    places.tapelist.write_text(f"{SECOND} d-{SECOND} reuse\n")
+    assert lost(places) == ([DLE], [])
+
+
 def test_once_the_full_one_is_on_tape_no_other_is_needed(places):
     log(places, SECOND, *listed(DLE), *PLANNED, "DONE taper we", end="")
     third = "20261125083845"
@@ -192,11 +207,9 @@ def test_a_line_cut_by_a_crash_costs_no_other_run_its_dumps(places):
 
 def test_an_increment_on_a_partial_dump_is_not_put_on_an_older_full(places):
     third = "20261125083845"
-    full = [line.replace("1/-1 1", "1/-1 0").replace(" 1 1 ", " 1 0 ") for line in taped(FIRST)]
-    log(places, FIRST, *full, *END)
-    partial = [line.replace(FIRST, SECOND).replace("DONE", "PARTIAL") for line in full]
-    log(places, SECOND, *partial)
-    log(places, third, *dumped(third), *taped(third), *END)
+    log(places, FIRST, *taped(FIRST), *END)
+    log(places, SECOND, *taped(SECOND, kind="PARTIAL"))
+    log(places, third, *dumped(third, level=1), *taped(third, level=1), *END)
     places.tapelist.write_text("".join(f"{s} d-{s} reuse\n" for s in (FIRST, SECOND, third)))
     dumps = amanda_catalogue.read(places)
     assert [(one.level, one.status) for one in dumps] == [(0, "OK"), (0, "PARTIAL"), (1, "OK")]
