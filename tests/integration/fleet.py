@@ -6,7 +6,8 @@ import dataclasses
 from tests.testbed import Bed
 
 # What Salt itself writes whenever it does anything; logs and journals of the host go on, too.
-IGNORED = ("/var/cache/salt", "/var/log", "/run", "/tmp", "/proc", "/sys", "/dev")
+SESSIONS = "/var/backups/.ssh/control/*"  # sockets of SSH sessions that are kept for a minute
+IGNORED = ("/var/cache/salt", "/var/log", "/run", "/tmp", "/proc", "/sys", "/dev", SESSIONS)
 
 
 @dataclasses.dataclass(frozen=True)

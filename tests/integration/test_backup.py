@@ -111,7 +111,7 @@ def test_with_one_client_powered_off_the_others_are_dumped_and_mirrored(mirrored
     try:
         check = steps(backups.run(mirrored, "check"))["check"]
         began = time.monotonic()
-        with pytest.raises(SaltError) as caught:  # the command's exit status tells, too
+        with pytest.raises(SaltError) as caught:  # its return code tells, too
             mirrored.salt(SERVER, "amanda.backup_and_mirror")
         took = time.monotonic() - began
         result = caught.value.data[SERVER]

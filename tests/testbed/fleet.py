@@ -23,6 +23,7 @@ PILLAR = "/srv/pillar"
 FIRST_NUMBER = 10
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 STOP_TIMEOUT = 30
+JOB_TIMEOUT = 1800
 
 
 def minion_names(count: int) -> list[str]:
@@ -47,6 +48,7 @@ class Bed:
         self._ground_group = cgroup.Group(f"{self.group.name}/ground")
         self._lifeline: int | None = None
         self._boots: list = []
+        self._client: salt.Client | None = None
         self._said = report or (lambda message: None)
 
     # --- its life ---
@@ -105,6 +107,9 @@ class Bed:
         self._end_ground()
         self.group.remove()
         shutil.rmtree(self.state, ignore_errors=True)
+        if self._client is not None:
+            self._client.end()
+            self._client = None
         for boot in self._boots:
             boot.reap()
         self._boots.clear()
@@ -238,15 +243,14 @@ class Bed:
         Returns minion: answer. Raises SaltError when one of them does not return or fails; with
         ``check`` false what came is returned, be it nothing.
         """
-        kind = ["-L"] if "," in target else []
-        argv = ["salt", *kind, "--out=json", "--out-indent=-1", "--no-color", target, function]
-        argv += salt.words(arguments, options)
-        done = self.run(salt.MASTER, argv, check=False, timeout=1800)
-        data = salt.parse(done.stdout)
+        if self._client is None or not self._client.alive():
+            program = (Path(__file__).parent / "jobs.py").read_text()
+            command = self.host(salt.MASTER).command([salt.PYTHON, "-c", program])
+            self._client = salt.Client(command)
+        answers = self._client.do(salt.job(target, function, arguments, options), JOB_TIMEOUT)
         if check:
-            expected = salt.targeted(target, self.minions)
-            salt.insist(data, expected, done.returncode, done.stderr or done.stdout)
-        return data
+            salt.insist(answers, salt.targeted(target, self.minions))
+        return {minion: answer["ret"] for minion, answer in answers.items()}
 
     # --- how it is made ---
 

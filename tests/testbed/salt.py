@@ -1,7 +1,10 @@
-"""What the bed knows of Salt: configuration, and the salt command's words and answers."""
+"""What the bed knows of Salt: configuration, jobs and their answers."""
 
 import fnmatch
+import io
 import json
+import select
+import subprocess
 
 from tests.testbed.command import BedError
 
@@ -52,12 +55,6 @@ def minion_config(name: str, master: str) -> str:
     )
 
 
-def words(arguments: tuple, options: dict) -> list[str]:
-    """Return arguments as the salt command reads them back, with their types."""
-    plain = [json.dumps(value) for value in arguments]
-    return plain + [f"{name}={json.dumps(value)}" for name, value in options.items()]
-
-
 def lone_config(name: str) -> str:
     """Return the configuration of a minion without a master, for salt-call."""
     return json.dumps(
@@ -79,30 +76,67 @@ def targeted(target: str, minions: list[str]) -> list[str]:
     return fnmatch.filter(minions, target)
 
 
-def parse(stdout: bytes) -> dict:
-    """Return minion: answer of ``salt`` with JSON, one line a minion; a silent one is left out.
+def job(target: str, function: str, arguments: tuple, options: dict) -> dict:
+    """Return the arguments of LocalClient.cmd for a job on ``target``, a glob or a comma list."""
+    kind = "list" if "," in target else "glob"
+    work = {"tgt": target, "fun": function, "arg": list(arguments), "kwarg": options}
+    return {**work, "tgt_type": kind}
 
-    Not ``--static``, with which the salt command exits with 0 whatever the minions say.
+
+def insist(answers: dict, expected: list[str]) -> None:
+    """Raise SaltError unless every expected minion answered, and none failed.
+
+    answers
+        ``{minion: {"ret": …, "retcode": …}}``, as LocalClient.cmd returns them.
     """
-    data = {}
-    for line in stdout.splitlines():
-        if line.startswith(b"{"):
-            data.update(json.loads(line))
-    return {name: value for name, value in data.items() if not is_silence(value)}
-
-
-def is_silence(answer) -> bool:
-    """Tell whether the salt command stands this in for a minion that did not return."""
-    return isinstance(answer, str) and answer.startswith("Minion did not return")
-
-
-def insist(data: dict, expected: list[str], code: int, said: bytes) -> None:
-    """Raise SaltError unless every expected minion answered, and none failed."""
-    problem = f"exit code {code}: {said.decode(errors='replace').strip()}"
+    data = {minion: answer["ret"] for minion, answer in answers.items()}
     if not expected:
         raise SaltError("no minion of the bed has such a name", data)
     silent = [name for name in expected if name not in data]
     if silent:
-        raise SaltError(f"no answer from {', '.join(silent)}: {problem}", data)
-    if code:
-        raise SaltError(f"salt: {problem}\n{json.dumps(data, indent=1)}", data)
+        raise SaltError(f"no answer from {', '.join(silent)}", data)
+    failed = [name for name, answer in answers.items() if answer["retcode"]]
+    if failed:
+        raise SaltError(f"failed on {', '.join(failed)}:\n{json.dumps(data, indent=1)}", data)
+
+
+def is_silence(answer: dict) -> bool:
+    """Tell whether Salt stands this in for a minion that did not return."""
+    return str(answer["ret"]).startswith("Minion did not return")
+
+
+class Client:
+    """What does jobs on a master; see jobs.py.
+
+    argv
+        The command of the machine that runs it.
+    """
+
+    def __init__(self, argv: list[str]):
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+        self._process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, **streams)
+        self._answers = io.BufferedReader(self._process.stdout)
+
+    def alive(self) -> bool:
+        """Tell whether it still runs: its master may have been powered off."""
+        return self._process.poll() is None
+
+    def do(self, work: dict, timeout: float) -> dict:
+        """Do a job and return what each minion answered; see :func:`insist`."""
+        self._process.stdin.write(json.dumps(work).encode() + b"\n")
+        if not select.select([self._answers], [], [], timeout)[0]:
+            raise BedError(f"{work['fun']} on {work['tgt']}: no end after {timeout} s")
+        line = self._answers.readline()
+        if not line:
+            raise BedError(f"{work['fun']} on {work['tgt']}: the master's client ended")
+        answers = json.loads(line)
+        if "error" in answers:
+            raise BedError(f"{work['fun']} on {work['tgt']}: {answers['error']}")
+        return {minion: answer for minion, answer in answers.items() if not is_silence(answer)}
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+        self._answers.close()
