@@ -8,7 +8,9 @@ can enter.
 
 import contextlib
 import dataclasses
+import errno
 import os
+import re
 import subprocess
 import tempfile
 
@@ -28,6 +30,13 @@ TAR = (
     "--xattrs-include=*",  # without it tar brings back the user namespace alone
     "--acls",
     "--selinux",
+)
+
+
+# At the ends of lines, where no name stands. tar says the last of a write that came to the end of
+# the room half way.
+_NO_ROOM = re.compile(
+    rb": (?:No space left on device|Disk quota exceeded|Wrote only \d+ of \d+ bytes)$", re.MULTILINE
 )
 
 
@@ -69,7 +78,8 @@ class Extracted:
 class Untar:
     """A tar that extracts into *root* what is written to it; leaving the block ends it.
 
-    Raises :class:`amanda_errors.CommandError` with tar's words if it fails, a full disk included.
+    Raises :class:`amanda_errors.CommandError` with tar's words if it fails, and :class:`OSError`
+    with ENOSPC if that was for want of room.
     """
 
     def __init__(self, root):
@@ -105,7 +115,10 @@ class Untar:
         status = self._close()
         if status:
             self._stderr.seek(0)
-            raise CommandError(self._argv, status, self._stderr.read(4096).decode(errors="replace"))
+            said = self._stderr.read(4096)
+            if _NO_ROOM.search(said):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(self._root))
+            raise CommandError(self._argv, status, said.decode(errors="replace"))
 
     def _close(self):
         with contextlib.suppress(BrokenPipeError):  # tar's status says why it didn't read

@@ -7,6 +7,7 @@ and a part of a DLE comes out as it does from the whole.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -296,6 +297,11 @@ def _scratch(destination):
             # rm, since a tree may be deeper than Python can follow.
             amanda_command.run(["rm", "-rf", "--", scratch])
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AmandaError(
+                f"nothing was restored: {destination} is full, or its owner has no room left "
+                "there. Make room, or choose another destination="
+            ) from None
         raise AmandaError(f"nothing was restored to {destination}: {error}") from error
 
 

@@ -1,6 +1,9 @@
 """Restores from real dumps, on a host with Amanda, as root: compared attribute by attribute."""
 
+import contextlib
+import errno
 import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -27,6 +30,10 @@ from tests.functional import hard_tree
 from tests.functional.local_amanda import LocalAmanda
 from tests.functional.programs import install_client_programs
 
+FULL = (
+    "nothing was restored: {} is full, or its owner has no room left there. Make room, or choose "
+    "another destination="
+)
 TOPS = {"gzip": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
 _GNUTAR = """
 define dumptype gnutar {
@@ -241,14 +248,48 @@ def test_what_never_was_is_an_error(restores, room):
     assert list(room.iterdir()) == []
 
 
-def test_a_full_disk_is_an_error_and_leaves_nothing(restores, room):
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", room], check=True)
+@contextlib.contextmanager
+def small(room, **limits):
+    """Give *room* a file system of its own that is soon full."""
+    options = ",".join(f"{name}={value}" for name, value in limits.items())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", room], check=True)
     try:
-        with pytest.raises(CommandError, match="No space left on device"):
-            restores.recover("gzip", b"", room / "out")
-        assert list(room.iterdir()) == []
+        yield
     finally:
         subprocess.run(["umount", room], check=True)
+
+
+def test_a_full_disk_is_an_error_that_names_the_destination_and_leaves_nothing(restores, room):
+    with small(room, size="64k"):
+        with pytest.raises(AmandaError) as caught:
+            restores.recover("gzip", b"", room / "out")
+        assert str(caught.value) == FULL.format(room / "out")
+        assert list(room.iterdir()) == []
+
+
+def test_a_file_that_room_is_left_for_a_part_of_is_told_as_a_full_disk_too(room):
+    """GNU tar gives no reason then, but says that it "Wrote only 4096 of 10240 bytes"."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("./big")
+        member.size = 4 << 20
+        tar.addfile(member, io.BytesIO(bytes(member.size - 1) + b"x"))
+    archive.seek(0)
+    with small(room, size="1m"), pytest.raises(OSError) as caught:
+        amanda_extract.extract(archive, room, amanda_extract.Wanted({b"big"}))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_at_whatever_step_the_room_ends_it_is_told_and_nothing_is_left(restores, room):
+    for inodes in itertools.count(2):
+        with small(room, nr_inodes=inodes):
+            try:
+                restores.recover("gzip", b"kinds/plain", room / "out")
+                break
+            except AmandaError as error:
+                assert str(error) == FULL.format(room / "out")
+                assert list(room.iterdir()) == []
+    assert inodes > 6  # directories, the file, and at last its checksum
 
 
 def test_progress_ends_at_all_the_bytes_there_are(restores, room):
