@@ -1,14 +1,15 @@
 """The catalogue of a config as one archive, sealed as its dumps are.
 
 With the tapes it is all that a restore needs: configuration, tapelist, logs, planner's history,
-index, and what pins the clients. By hand: unseal, ``zstd -d``, ``tar -x``; paths are as they were,
-without the leading slash.
+index, and what pins the clients. By hand: unseal, ``zstd -d`` (of amcrypt's ``gzip -d``),
+``tar -x``; paths are as they were, without the leading slash.
 """
 
 import contextlib
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,17 @@ from amanda_rights import as_user
 EXTRAS = "salt-amanda"
 """The directory, in the archive, of what only root can read on the server."""
 
-NAME = "catalogue.tar.zst"
+_GZIP = ("amcrypt",)
+"""Methods that pad what they seal with zeros: gzip takes no notice of them, zstd fails."""
+
+
+def name(method):
+    """Return what an archive is called that is sealed with *method*."""
+    return f"catalogue.tar.{'gz' if method in _GZIP else 'zst'}.{method}"
+
+
+def _compression(method):
+    return "--gzip" if method in _GZIP else "--zstd"
 
 
 @contextlib.contextmanager
@@ -46,7 +57,7 @@ def seal(places, method, platform, extras=None):
         with contextlib.ExitStack() as stack:
             heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
             members = [*_members(places, platform), f"--directory={staging}", EXTRAS]
-            argv = ["tar", "--create", "--zstd", "--file=-", "--directory=/", *members]
+            argv = ["tar", "--create", _compression(method), "--file=-", "--directory=/", *members]
             tar = _start(stack, argv, platform.user, heard[0])
             argv = [amanda_layout.CRYPT[method]]
             crypt = _start(stack, argv, platform.user, heard[1], stdin=tar.stdout)
@@ -79,8 +90,9 @@ def _stage(texts):
 
 
 def _start(stack, argv, user, heard, **options):
+    options.setdefault("stdout", subprocess.PIPE)
     try:
-        process = popen(argv, user=user, stdout=-1, stderr=heard, **options)
+        process = popen(argv, user=user, stderr=heard, **options)
     except OSError as error:
         raise AmandaError(f"{argv[0]} can't be run: {error.strerror}") from None
     return stack.enter_context(process)
@@ -111,13 +123,17 @@ def unseal(stream, archive, config, user, decrypt=None):
     The places have no tapes and no holding disk. Raises :class:`~amanda_errors.AmandaError` if the
     archive can't be opened, or lacks what its manifest says is in it.
     """
-    if decrypt is None:
-        if archive.method not in amanda_layout.CRYPT:
-            raise AmandaError(f"the catalogue is sealed with {archive.method!r}, which is unknown")
-        decrypt = [amanda_layout.CRYPT[archive.method], "-d"]
+    if archive.method not in amanda_layout.CRYPT:
+        raise AmandaError(f"the catalogue is sealed with {archive.method!r}, which is unknown")
     directory = as_user(user, tempfile.mkdtemp, "", "salt-amanda-")
     try:
-        _unpack(stream, decrypt, directory, user)
+        _untar(
+            stream,
+            archive.method,
+            ["--extract", *_SAFELY, f"--directory={directory}"],
+            user,
+            decrypt,
+        )
         places = {"conf": Path(directory, archive.conf), "state": Path(directory, archive.state)}
         as_user(user, _check, directory, [str(path) for path in places.values()])
         nothing = Path(directory, "nothing")
@@ -126,13 +142,29 @@ def unseal(stream, archive, config, user, decrypt=None):
         as_user(user, _remove, directory)
 
 
-def _unpack(stream, decrypt, directory, user):
+def try_open(stream, method, user):
+    """Unseal the archive in *stream*, an open file, and list it, to see that it can be had back.
+
+    method, user
+        As for :func:`seal`, and for :func:`unseal`.
+
+    Raises :class:`~amanda_errors.AmandaError` if it can't be opened.
+    """
+    _untar(stream, method, ["--list"], user)
+
+
+_SAFELY = ("--no-same-owner", "--no-same-permissions", "--delay-directory-restore")
+
+
+def _untar(stream, method, options, user, decrypt=None):
+    """Unseal an archive, by *decrypt* or by the filter of its method, and have tar read it."""
     with contextlib.ExitStack() as stack:
         heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
-        crypt = _start(stack, decrypt, user, heard[0], stdin=stream)
-        argv = ["tar", "--extract", "--zstd", "--file=-", f"--directory={directory}"]
-        argv += ["--no-same-owner", "--no-same-permissions", "--delay-directory-restore"]
-        tar = _start(stack, argv, user, heard[1], stdin=crypt.stdout)
+        argv = decrypt or [amanda_layout.CRYPT[method], "-d"]
+        crypt = _start(stack, argv, user, heard[0], stdin=stream)
+        argv = ["tar", *options, _compression(method), "--file=-"]
+        nowhere = subprocess.DEVNULL
+        tar = _start(stack, argv, user, heard[1], stdin=crypt.stdout, stdout=nowhere)
         crypt.stdout.close()
         tar.wait()
         _finish("unsealing the catalogue", crypt, heard[0])

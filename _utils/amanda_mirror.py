@@ -37,7 +37,7 @@ from amanda_manifest import (
     TapeCopy,
 )
 from amanda_pruning import keep, unusual
-from amanda_rights import MOST_FILES, as_user, hand_over
+from amanda_rights import MOST_FILES, as_user, hand_over, open_as
 
 _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
@@ -278,7 +278,7 @@ class _Session:
         name = self._name()
         final = self.top / GENERATIONS / name
         partial = f"{final}{PARTIAL}"
-        archive = f"{amanda_archive.NAME}.{method}"
+        archive = amanda_archive.name(method)
         with amanda_archive.seal(places, method, self.platform, extras) as pipe:
             ((size, sha256),) = as_user(
                 self.settings.user,
@@ -288,6 +288,14 @@ class _Session:
                 files=[pipe],
                 progress=lambda count: None,
             )
+        with open_as(self.settings.user, Path(partial, archive)) as stream:
+            try:
+                amanda_archive.try_open(stream, method, self.platform.user)
+            except AmandaError as error:
+                raise AmandaError(
+                    "no generation is made, since the catalogue that was sealed for it can't be "
+                    f"opened again: {error}"
+                ) from error
         conf, state = (str(path).lstrip("/") for path in (places.conf, places.state))
         manifest = Manifest(
             config=self.config,

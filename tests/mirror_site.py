@@ -59,12 +59,12 @@ class Site:
         self.places.tapelist.write_text("".join(sorted(lines, reverse=True)))
         return slot
 
-    def mirror(self, run="", fulls=None, **settings):
+    def mirror(self, run="", fulls=None, method="age", **settings):
         """Run the mirror."""
         return amanda_mirror.mirror(
             self.places,
             dataclasses.replace(self.settings, **settings),
-            "age",
+            method,
             run,
             fulls,
             platform=self.platform,

@@ -138,6 +138,25 @@ def test_a_filter_that_fails_leaves_no_generation(site, script, said):
     assert [row["generation"] for row in rows] == [before]
 
 
+def test_a_catalogue_that_could_not_be_opened_again_makes_no_generation(site):
+    before = site.mirror()["generation"]
+    amanda_layout.CRYPT["age"].write_text(f"{ROT13[:-1]} | head -c 300\n")
+    with pytest.raises(AmandaError, match=r"no generation is made.*can't be opened again"):
+        site.mirror()
+    rows = amanda_generations.generations(site.settings, "daily")
+    assert [row["generation"] for row in rows] == [before]
+
+
+def test_a_filter_that_pads_with_zeros_opens_again_under_amcrypt(site, monkeypatch):
+    padding = "#!/bin/sh\ncat; head -c 300 /dev/zero\n"
+    amanda_layout.CRYPT["age"].write_text(padding)
+    monkeypatch.setitem(amanda_layout.CRYPT, "amcrypt", amanda_layout.CRYPT["age"])
+    generation = site.mirror(method="amcrypt")["generation"]
+    manifest = amanda_generations.load(site.settings, "daily", generation)
+    with amanda_generations.open_catalogue(site.settings, manifest) as places:
+        assert places.tapelist.read_text() == site.places.tapelist.read_text()
+
+
 def test_what_an_interrupted_run_left_is_cleaned_and_its_whole_tapes_are_used(site):
     site.mirror()
     (generation,) = (site.top / "generations").iterdir()
