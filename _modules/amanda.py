@@ -337,8 +337,13 @@ def backup(config=None):
     return _run("backup", config)
 
 
-def mirror(config=None):
+def mirror(config=None, accept=False):
     """Copy what is on tape to the mirror as its user; see :func:`backup_and_mirror`.
+
+    config
+        Which Amanda config; may be left out if there is only one.
+    accept
+        True: what was unusual, and has kept old generations from being removed, is right.
 
     CLI Example:
 
@@ -346,7 +351,7 @@ def mirror(config=None):
 
         salt backup-server amanda.mirror
     """
-    return _run("mirror", config)
+    return _run("mirror", config, accept=accept is True)
 
 
 def backup_and_mirror(config=None):
@@ -416,23 +421,23 @@ def _run_if_due(settings, config):
     return {**_follow(config.name, run), "remark": due.remark}
 
 
-def _run(action, config):
+def _run(action, config, **options):
     with _salt_errors():
         settings = _server_settings()
         name = settings.config(config).name
-        result = _follow(name, _start(action, name, settings))
+        result = _follow(name, _start(action, name, settings, **options))
     if not result["success"]:
         __context__["retcode"] = 2  # the salt command's own exit status tells, too
     return result
 
 
-def _start(action, config, settings):
+def _start(action, config, settings, **options):
     """Collect and start a run; return its id."""
     if amanda_unit.running():
         raise amanda_unit.Busy(amanda_unit.running())
     amanda_settings.check_paths(settings)  # that the mirror is usable is its own step's business
     collected = _collect(settings)
-    return amanda_unit.start(action, config, settings, collected=collected)
+    return amanda_unit.start(action, config, settings, collected=collected, **options)
 
 
 def _follow(config, run):

@@ -62,7 +62,13 @@ def seal(places, method, platform, extras=None):
             argv = [amanda_layout.CRYPT[method]]
             crypt = _start(stack, argv, platform.user, heard[1], stdin=tar.stdout)
             tar.stdout.close()
-            yield crypt.stdout.fileno()
+            try:
+                yield crypt.stdout.fileno()
+            except BaseException:
+                # Whoever read from the pipe may hang, and hold it open, for ever.
+                tar.kill()
+                crypt.kill()
+                raise
             crypt.stdout.close()
             _finish("reading the catalogue", tar, heard[0])
             _finish("sealing the catalogue", crypt, heard[1])
@@ -127,13 +133,9 @@ def unseal(stream, archive, config, user, decrypt=None):
         raise AmandaError(f"the catalogue is sealed with {archive.method!r}, which is unknown")
     directory = as_user(user, tempfile.mkdtemp, "", "salt-amanda-")
     try:
-        _untar(
-            stream,
-            archive.method,
-            ["--extract", *_SAFELY, f"--directory={directory}"],
-            user,
-            decrypt,
-        )
+        options = ["--extract", *_SAFELY, f"--directory={directory}"]
+        with _reading(stream, archive.method, options, user, decrypt):
+            pass
         places = {"conf": Path(directory, archive.conf), "state": Path(directory, archive.state)}
         as_user(user, _check, directory, [str(path) for path in places.values()])
         nothing = Path(directory, "nothing")
@@ -142,30 +144,48 @@ def unseal(stream, archive, config, user, decrypt=None):
         as_user(user, _remove, directory)
 
 
-def try_open(stream, method, user):
-    """Unseal the archive in *stream*, an open file, and list it, to see that it can be had back.
+@contextlib.contextmanager
+def trial(method, user):
+    """Give the descriptor of a pipe: what is written to it is unsealed and listed, and no more.
 
     method, user
         As for :func:`seal`, and for :func:`unseal`.
 
-    Raises :class:`~amanda_errors.AmandaError` if it can't be opened.
+    Raises :class:`~amanda_errors.AmandaError`, on leaving, if that archive could not be had back.
     """
-    _untar(stream, method, ["--list"], user)
+    reader, writer = os.pipe()
+    with open(reader, "rb") as stream, open(writer, "wb") as pipe:
+        with _reading(stream, method, ["--list"], user) as children:
+            try:
+                yield pipe.fileno()
+            except BrokenPipeError:  # who didn't read on will say why
+                pass
+            except BaseException:
+                for child in children:
+                    child.kill()
+                raise
+            pipe.close()
 
 
 _SAFELY = ("--no-same-owner", "--no-same-permissions", "--delay-directory-restore")
 
 
-def _untar(stream, method, options, user, decrypt=None):
-    """Unseal an archive, by *decrypt* or by the filter of its method, and have tar read it."""
+@contextlib.contextmanager
+def _reading(stream, method, options, user, decrypt=None):
+    """Unseal *stream*, by *decrypt* or the method's filter, and have tar read it, for this block.
+
+    Gives the two processes; leaving the block waits for them.
+    """
     with contextlib.ExitStack() as stack:
         heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
         argv = decrypt or [amanda_layout.CRYPT[method], "-d"]
         crypt = _start(stack, argv, user, heard[0], stdin=stream)
+        stream.close()
         argv = ["tar", *options, _compression(method), "--file=-"]
         nowhere = subprocess.DEVNULL
         tar = _start(stack, argv, user, heard[1], stdin=crypt.stdout, stdout=nowhere)
         crypt.stdout.close()
+        yield crypt, tar
         tar.wait()
         _finish("unsealing the catalogue", crypt, heard[0])
         _finish("unpacking the catalogue", tar, heard[1])

@@ -29,6 +29,7 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 WRITTEN = re.compile(r"[0-9]{14}")
 TAPE_FILE = re.compile(r"[0-9]{5}\.[^/\0]{1,249}", re.DOTALL)
 GENERATION = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+STANDING = re.compile("usual|doubtful|accepted")
 _ARCHIVE = re.compile(r"catalogue\.[a-z0-9.]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
@@ -98,6 +99,9 @@ class Manifest:
         For each DLE the tapes of its last good full: ``{"web1 /etc": ((label, written), …)}``.
     new_bytes
         How many bytes of tapes this generation added.
+    standing
+        "usual"; "doubtful" if it was unusual beside those before it; "accepted" if an
+        administrator said that it is right, whatever was usual before.
     source
         The text it was read from, "" if it was not; no part of what it says.
     """
@@ -110,6 +114,7 @@ class Manifest:
     archive: Archive
     fulls: dict
     new_bytes: int
+    standing: str = "usual"
     source: str = dataclasses.field(default="", compare=False, repr=False)
 
     @property
@@ -167,6 +172,7 @@ def _manifest(data):
         archive=_archive(data["archive"]),
         fulls=fulls,
         new_bytes=_size(data["new_bytes"]),
+        standing=_name(STANDING, data.get("standing", "usual")),
     )
 
 

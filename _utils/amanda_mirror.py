@@ -7,6 +7,7 @@ changed; a new generation counts from the moment its directory, manifest and all
 """
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import socket
@@ -14,30 +15,30 @@ import time
 from pathlib import Path
 
 import amanda_archive
-import amanda_catalogue
 import amanda_copying
 import amanda_generations
 import amanda_manifest
 import amanda_mirror_user
 import amanda_platform
-import amanda_tapes
+import amanda_written
 from amanda_errors import AmandaError
 from amanda_manifest import (
     GENERATIONS,
-    LABEL,
     MANIFEST,
     MANIFEST_SUM,
     PARTIAL,
     SUMS,
     TAPES,
-    WRITTEN,
     Archive,
     File,
     Manifest,
     TapeCopy,
 )
 from amanda_pruning import keep, unusual
-from amanda_rights import MOST_FILES, as_user, hand_over, open_as
+from amanda_rights import MOST_FILES, as_user, hand_over
+
+PATIENCE = 600
+"""Seconds that the mirror may take for a single piece of work, a few megabytes at most."""
 
 _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
@@ -57,7 +58,17 @@ def last_fulls(dumps):
     return fulls
 
 
-def mirror(places, settings, method, run="", fulls=None, progress=None, platform=None, extras=None):
+def mirror(
+    places,
+    settings,
+    method,
+    run="",
+    fulls=None,
+    progress=None,
+    platform=None,
+    extras=None,
+    accept=False,
+):
     """Bring the mirror up to date and return what was done, as data.
 
     places
@@ -76,17 +87,28 @@ def mirror(places, settings, method, run="", fulls=None, progress=None, platform
         :class:`amanda_platform.Platform`; None is this host's.
     extras
         As for :func:`amanda_archive.seal`.
+    accept
+        True: an administrator says that what is unusual now is right.
 
-    Raises :class:`~amanda_errors.AmandaError` if the catalogue knows tapes that the disk lacks, or
-    if the mirror can't be used or written; no earlier generation has changed then.
+    ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
+    own copy of such a tape stays part of the generation; without one the generation lacks it too.
+    Raises :class:`~amanda_errors.AmandaError` if the disk lacks all tapes, or if the mirror can't
+    be used or written, or doesn't answer; no earlier generation has changed then.
     """
     started = time.monotonic()
     platform = platform or amanda_platform.detect()
     try:
-        wanted = _tapes_on_disk(places, platform.user)
+        wanted, lacking = amanda_written.on_disk(places, platform.user)
         session = _Session(places.name, settings, platform, progress or (lambda data: None))
         copies = session.copy(wanted)
-        manifest = session.generation(places, method, run, fulls or {}, copies, extras)
+        copies += session.copies_of(lacking, places)
+        manifest = session.generation(places, method, run, fulls or {}, copies, extras, accept)
+    except TimeoutError:
+        raise AmandaError(
+            f"the mirror's directory {settings.directory} hasn't answered for "
+            f"{PATIENCE // 60} minutes. See that its file server is up; this generation was given "
+            "up, those before it are as they were"
+        ) from None
     except OSError as error:
         raise AmandaError(f"mirroring {places.name} failed: {error}") from error
     pruned = session.prune(manifest)
@@ -97,50 +119,11 @@ def mirror(places, settings, method, run="", fulls=None, progress=None, platform
         "bytes": manifest.size,
         "copied_tapes": [label for label, _ in session.copied],
         "copied_bytes": manifest.new_bytes,
+        "lacking": [label for label, _ in lacking],
         "pruned": pruned,
         "warnings": session.warnings,
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def _tapes_on_disk(places, user):
-    """Return ``{(label, written): slot}`` of every written tape that the catalogue knows.
-
-    Raises :class:`~amanda_errors.AmandaError` naming each that the disk lacks.
-    """
-    slots = {}
-    for slot in as_user(user, amanda_tapes.scan, str(places.tapes)):
-        slots.setdefault((slot["label"], slot["written"]), []).append(slot)
-    wanted, lacking = {}, []
-    for label, written in as_user(user, _written, str(places.tapelist)):
-        if not (LABEL.fullmatch(label) and WRITTEN.fullmatch(written)):
-            raise AmandaError(f"a tape {label!r}, written {written!r}, can't be mirrored")
-        found = slots.get((label, written), [])
-        if len(found) != 1 or found[0]["problem"]:
-            lacking.append(f"{label} (written at {written})")
-        else:
-            wanted[label, written] = found[0]
-    if lacking:
-        raise AmandaError(
-            f"nothing is mirrored: the catalogue of {places.name} knows tapes that {places.tapes} "
-            f"lacks, or holds twice: {', '.join(sorted(lacking))}. Bring them back, or give their "
-            f"dumps up with 'amrmtape --cleanup {places.name} LABEL'"
-        )
-    for (name, _), slot in wanted.items():
-        foreign = [file for file, size in slot["files"] if not _whole(file, size)]
-        if foreign:
-            raise AmandaError(f"tape {name} holds what isn't Amanda's: {foreign[0]!r}")
-        slot["path"] = str(places.tapes / slot["name"])
-    return dict(sorted(wanted.items()))
-
-
-def _written(tapelist):
-    tapes = amanda_catalogue.read_tapelist(Path(tapelist))
-    return [[tape.label, tape.written] for tape in tapes if tape.written != "0"]
-
-
-def _whole(name, size):
-    return size is not None and amanda_manifest.TAPE_FILE.fullmatch(name)
 
 
 class _Session:
@@ -154,8 +137,8 @@ class _Session:
         self.warnings = []
         self.copied = []
         self.doubts = False  # whatever is doubtful pauses pruning
-        as_user(settings.user, amanda_mirror_user.prepare, self.directory, config)
-        held = as_user(settings.user, amanda_mirror_user.survey, self.directory, config)
+        self._there(amanda_mirror_user.prepare, self.directory, config)
+        held = self._there(amanda_mirror_user.survey, self.directory, config)
         self.free = held["free"]
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
         self.made = []
@@ -173,6 +156,33 @@ class _Session:
         """Say what is wrong; nothing is removed from the mirror in such a run."""
         self.warnings.append(warning)
         self.doubts = True
+
+    def _there(self, function, *arguments, **options):
+        """Call a function with the rights of the mirror's user; it must keep moving."""
+        return as_user(self.settings.user, function, *arguments, patience=PATIENCE, **options)
+
+    def copies_of(self, lacking, places):
+        """Return the copies that the mirror has of tapes that the disk *lacks*, and tell of all."""
+        copies, told = [], []
+        for key in lacking:
+            copy = self.known.get(key)
+            here = [[file.name, file.size] for file in copy.files] if copy else None
+            held = [entry for entry in self.held.get(key, ()) if entry[0] != SUMS]
+            copies += [copy] if copy and held == here else []
+            where = "the mirror has a copy" if copy and held == here else "nor has the mirror any"
+            told.append(f"{' written at '.join(key)} ({where})")
+        if lacking:
+            commands = [
+                f"runuser -u {self.platform.user} -- amrmtape --cleanup {places.name} {label}"
+                for label, _ in lacking
+            ]
+            self.doubt(
+                f"{places.tapes} lacks tapes that the catalogue of {places.name} knows, or holds "
+                f"them twice: {', '.join(told)}. All others are mirrored, and nothing is removed "
+                "from the mirror until they are back, or given up for good, as root, with: "
+                f"{'; '.join(commands)}"
+            )
+        return tuple(copies)
 
     def copy(self, wanted):
         """Bring every tape of *wanted* to the mirror; return the :class:`TapeCopy` of each."""
@@ -215,7 +225,7 @@ class _Session:
     def _unlisted(self, key, files):
         """Return the copy of a tape that an interrupted run brought here in full."""
         where = str(self.top / TAPES / Path(*key))
-        text = as_user(self.settings.user, amanda_mirror_user.read_sums_file, where)
+        text = self._there(amanda_mirror_user.read_sums_file, where)
         try:
             sums = amanda_manifest.read_sums(text or "")
             whole = tuple(File(name, size, sums[name]) for name, size in files)
@@ -241,14 +251,14 @@ class _Session:
         copy = TapeCopy(*key, tuple(files))
         known = self.known.get(key)
         if known and known != copy:
-            as_user(self.settings.user, amanda_mirror_user.discard, partial)
+            self._there(amanda_mirror_user.discard, partial)
             self.doubt(
                 f"tape {' written at '.join(key)} is no longer as it was mirrored, so the "
                 "mirror's damaged copy can't be made good"
             )
             return known
         texts = [[SUMS, amanda_manifest.sums(files)]]
-        as_user(self.settings.user, amanda_mirror_user.finish, partial, str(final), texts, True)
+        self._there(amanda_mirror_user.finish, partial, str(final), texts, True)
         self.copied.append(key)
         return copy
 
@@ -257,8 +267,7 @@ class _Session:
         _, opened = as_user(self.platform.user, hand_over, paths, hands_over=True)
         try:
             work = [[name, size, fd] for (name, size), fd in zip(files, opened, strict=True)]
-            copied = as_user(
-                self.settings.user,
+            copied = self._there(
                 amanda_copying.copy,
                 partial,
                 work,
@@ -273,44 +282,67 @@ class _Session:
             for (name, _), (size, sha256) in zip(files, copied, strict=True)
         ]
 
-    def generation(self, places, method, run, fulls, copies, extras):
+    def generation(self, places, method, run, fulls, copies, extras, accept):
         """Write the generation: catalogue, manifest, and at last its name."""
         name = self._name()
         final = self.top / GENERATIONS / name
         partial = f"{final}{PARTIAL}"
         archive = amanda_archive.name(method)
         with amanda_archive.seal(places, method, self.platform, extras) as pipe:
-            ((size, sha256),) = as_user(
-                self.settings.user,
+            ((size, sha256),) = self._there(
                 amanda_copying.copy,
                 partial,
                 [[archive, None, pipe]],
                 files=[pipe],
                 progress=lambda count: None,
             )
-        with open_as(self.settings.user, Path(partial, archive)) as stream:
-            try:
-                amanda_archive.try_open(stream, method, self.platform.user)
-            except AmandaError as error:
-                raise AmandaError(
-                    "no generation is made, since the catalogue that was sealed for it can't be "
-                    f"opened again: {error}"
-                ) from error
+        self._try(Path(partial, archive), method)
         conf, state = (str(path).lstrip("/") for path in (places.conf, places.state))
+        there = {copy.key for copy in copies}
         manifest = Manifest(
             config=self.config,
             generation=name,
             run=run,
             server=socket.gethostname(),
-            tapes=copies,
+            tapes=tuple(sorted(copies, key=lambda copy: copy.key)),
             archive=Archive(File(archive, size, sha256), method, conf, state),
-            fulls=fulls,
+            fulls={dle: keys for dle, keys in fulls.items() if there.issuperset(keys)},
             new_bytes=sum(copy.size for copy in copies if copy.key in self.copied),
         )
+        manifest = dataclasses.replace(manifest, standing=self._standing(manifest, accept))
         text = amanda_manifest.encode(manifest)
         texts = [[MANIFEST, text], [MANIFEST_SUM, f"{amanda_manifest.digest(text)}  {MANIFEST}\n"]]
-        as_user(self.settings.user, amanda_mirror_user.finish, partial, str(final), texts)
+        self._there(amanda_mirror_user.finish, partial, str(final), texts)
         return manifest
+
+    def _standing(self, manifest, accept):
+        """Return what to think of a new generation beside the earlier ones; doubts are told."""
+        if accept:
+            return "accepted"
+        unlike = unusual(manifest, self.manifests, self.settings.keep_days)
+        if unlike:
+            self.doubt(
+                f"{'. '.join(unlike)}. Nothing is removed from the mirror until this is settled: "
+                f"if it is right, say so with 'salt-call amanda.mirror {self.config} accept=True'"
+            )
+        return "doubtful" if unlike else "usual"
+
+    def _try(self, archive, method):
+        """See that a sealed catalogue, as it stands on the mirror, can be opened again."""
+        try:
+            with amanda_archive.trial(method, self.platform.user) as pipe:
+                self._there(
+                    amanda_mirror_user.pour,
+                    str(archive),
+                    pipe,
+                    files=[pipe],
+                    progress=lambda count: None,
+                )
+        except AmandaError as error:
+            raise AmandaError(
+                "no generation is made, since the catalogue that was sealed for it can't be opened "
+                f"again: {error}"
+            ) from error
 
     def _name(self):
         """Return the new generation's name: now, but always after the newest there is."""
@@ -321,8 +353,6 @@ class _Session:
 
     def prune(self, manifest):
         """Remove what no kept generation needs; return the names of what went, and why none did."""
-        for warning in unusual(manifest, self.manifests, self.settings.keep_days):
-            self.doubt(warning)
         if self.doubts:
             return {"paused": True, "generations": [], "tapes": []}
         everything = [*self.manifests, manifest]
@@ -332,7 +362,7 @@ class _Session:
         tapes = sorted({*self.held} - needed)
         try:
             removing = (self.directory, self.config, gone, tapes)
-            as_user(self.settings.user, amanda_mirror_user.prune, *removing)
+            self._there(amanda_mirror_user.prune, *removing)
         except OSError as error:
             self.doubt(f"the generation is whole, but older ones can't be removed: {error}")
             return {"paused": True, "generations": [], "tapes": []}

@@ -255,6 +255,15 @@ def hash_stream(stream, report=lambda count: None):
     return sha256.hexdigest()
 
 
+def pour(path, pipe, report):
+    """Write the content of a file into a *pipe*, a descriptor."""
+    with open_regular(path) as stream:
+        while data := stream.read(CHUNK):
+            report(len(data))
+            while data:
+                data = data[os.write(pipe, data) :]
+
+
 def read_sums_file(directory):
     """Return the text of a tape copy's SHA256SUMS, or None."""
     return _text(Path(directory, SUMS))

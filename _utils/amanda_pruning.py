@@ -37,19 +37,28 @@ def unusual(new, before, days):
         Those that were there, the oldest first.
     days
         How long generations are kept.
+
+    What was doubtful itself is no measure, else a doubt would be forgotten by the next run; nor
+    is what came before one that an administrator accepted.
     """
+    accepted = [at for at, old in enumerate(before) if old.standing == "accepted"]
+    before = before[accepted[-1] if accepted else 0 :]
+    before = [old for old in before if old.standing != "doubtful"]
     if not before:
         return []
     warnings = []
     last = before[-1]
     if last.server != new.server:
         warnings.append(
-            f"the generation before this one was written by the server {last.server!r}. If that "
+            f"generation {last.generation} was written by the server {last.server!r}. If that "
             "server still runs, give each its own mirror directory"
         )
     gap = made(new.generation) - made(last.generation)
     if gap > datetime.timedelta(days=days):
-        warnings.append(f"the generation before this one is {gap.days} days old. Check the clock")
+        warnings.append(
+            f"generation {last.generation}, the last that nothing was unusual about, is {gap.days} "
+            "days old. Check the clock; if it was wrong, remove the generations made meanwhile"
+        )
     if len(before) >= _COMPARED:
         usual = statistics.median(old.size for old in before)
         if new.size > usual * UNUSUAL or new.size * SHRUNK < usual:
@@ -59,4 +68,4 @@ def unusual(new, before, days):
             warnings.append(
                 f"this generation adds {new.new_bytes} bytes, where {most} were the most so far"
             )
-    return [f"{warning}. Nothing is removed from the mirror this time" for warning in warnings]
+    return warnings

@@ -13,6 +13,7 @@ import signal
 import socket
 import stat
 import struct
+import time
 
 from amanda_command import credentials
 from amanda_errors import AmandaError
@@ -23,10 +24,12 @@ MOST_FILES = 200
 MOST_BYTES = 256 << 20
 """How large a file may be that :func:`open_owned` opens; the log of a great run has a few MB."""
 
+_LAST_WAIT = 5  # seconds that a child which was killed has to end
+
 _LENGTH = struct.Struct("!Q")
 
 
-def as_user(user, function, *arguments, files=(), hands_over=False, progress=None):
+def as_user(user, function, *arguments, files=(), hands_over=False, progress=None, patience=None):
     """Return what ``function(*arguments)`` returns, called in a child with the rights of *user*.
 
     user
@@ -41,9 +44,12 @@ def as_user(user, function, *arguments, files=(), hands_over=False, progress=Non
     progress
         Called in this process with each value that the child reports; the function is then given
         ``report=``, which takes the value.
+    patience
+        Seconds without a word from the child after which it is given up; None waits for ever.
 
     Raises :class:`~amanda_errors.AmandaError` or :class:`OSError` if the function did, and
-    :class:`~amanda_errors.AmandaError` if *user* doesn't exist or the child died.
+    :class:`~amanda_errors.AmandaError` if *user* doesn't exist or the child died; and
+    :class:`TimeoutError` if it was given up.
     """
     try:
         account = credentials(user)  # here, not in the child: it may ask LDAP
@@ -65,21 +71,41 @@ def as_user(user, function, *arguments, files=(), hands_over=False, progress=Non
     received = []
     try:
         with ours:
+            ours.settimeout(patience)
             answer = _listen(ours, received, progress)
     except BaseException:
         _close(received)
+        _give_up(child)
         raise
-    finally:
-        status = _wait(child)
+    status = _wait(child, patience)
     return _unwrap(answer, received, hands_over, user, status)
 
 
-def _wait(child):
-    """Return the child's wait status; None if someone else in this process asked first."""
+def _wait(child, seconds=None):
+    """Return the child's wait status; None if it isn't had.
+
+    Someone else in this process may have asked first, or the child hasn't ended after so many
+    *seconds*: who sleeps until a file server answers can't even be killed.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    pause = 0.001
     try:
-        return os.waitpid(child, 0)[1]
+        while True:
+            ended, status = os.waitpid(child, 0 if end is None else os.WNOHANG)
+            if ended:
+                return status
+            if time.monotonic() >= end:
+                return None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
     except ChildProcessError:
         return None
+
+
+def _give_up(child):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    _wait(child, _LAST_WAIT)
 
 
 def _listen(connection, received, progress):

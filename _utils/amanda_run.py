@@ -62,6 +62,7 @@ class Run:
         self.collected = specification.get("collected", {})
         self.report = amanda_results.Report(specification, runs)
         self.timestamp = ""
+        self.accept = bool(specification.get("accept"))
 
     def dles(self):
         """Return the DLEs that this config dumps, pairs of host and disk."""
@@ -297,11 +298,12 @@ def mirror(work):
         fulls=amanda_mirror.last_fulls(amanda_catalogue.read(work.places)),
         progress=work.report.progress,
         platform=work.platform,
+        accept=work.accept,
     )
     answer.pop("seconds")
     message = f"{answer['copied_bytes']} bytes copied to {work.settings.mirror.directory}"
     message = ". ".join([message, *answer["warnings"]])
-    return {"success": True, "message": message, **answer}
+    return {"success": not answer["lacking"], "message": message, **answer}
 
 
 def check(work):

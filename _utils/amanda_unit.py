@@ -58,7 +58,15 @@ class Busy(AmandaError):
         self.run = current
 
 
-def start(action, config, settings, collected=None, python=None, program=amanda_layout.ENGINE):
+def start(
+    action,
+    config,
+    settings,
+    collected=None,
+    accept=False,
+    python=None,
+    program=amanda_layout.ENGINE,
+):
     """Start a run and return its id at once.
 
     action
@@ -69,6 +77,8 @@ def start(action, config, settings, collected=None, python=None, program=amanda_
         :class:`amanda_settings.Settings`; the run reads them from its specification.
     collected
         What the collection before this run gave (``fresh``, ``findings``), for its result.
+    accept
+        As for :func:`amanda_mirror.mirror`.
     python
         The interpreter, with the libraries that the engine needs; default: this one.
     program
@@ -89,6 +99,7 @@ def start(action, config, settings, collected=None, python=None, program=amanda_
         "requested": amanda_results.now(),
         "settings": settings.to_dict(),
         "collected": collected or {},
+        "accept": accept,
     }
     # Two callers at a time: the second must not replace the specification that the first's run
     # is about to read.

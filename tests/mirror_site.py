@@ -59,7 +59,7 @@ class Site:
         self.places.tapelist.write_text("".join(sorted(lines, reverse=True)))
         return slot
 
-    def mirror(self, run="", fulls=None, method="age", **settings):
+    def mirror(self, run="", fulls=None, method="age", accept=False, progress=None, **settings):
         """Run the mirror."""
         return amanda_mirror.mirror(
             self.places,
@@ -67,8 +67,10 @@ class Site:
             method,
             run,
             fulls,
+            progress,
             platform=self.platform,
             extras=[self.fleet],
+            accept=accept,
         )
 
     def problems(self, generation=None):

@@ -142,17 +142,21 @@ def backup_pillar(bed: Bed, pillar, settings: dict, name: str = "backups"):
 
 def mirrored(bed: Bed, pillar):
     """Add a mirror, whose user can read no tape and no key, and an offsite recipient."""
+    return backup_pillar(bed, pillar, made_mirror(bed, MIRROR))
+
+
+def made_mirror(bed: Bed, directory: str) -> dict:
+    """Make a mirror's directory, its user and an offsite key; return what the pillar says then."""
     script = (
         f"id mirror >/dev/null 2>&1 || useradd --system mirror; "
-        f"install -d -m 700 -o mirror {MIRROR}"
+        f"install -d -m 700 -o mirror {directory}"
     )
     bed.run(SERVER, ["sh", "-c", script])
     identity = amanda_encryption.new_identity().decode()
-    settings = {
+    return {
         "encryption": {"recipients": [identity.split("public key: ")[1].split()[0]]},
-        "mirror": {"user": "mirror", "directory": MIRROR},
+        "mirror": {"user": "mirror", "directory": directory},
     }
-    return backup_pillar(bed, pillar, settings)
 
 
 # --- trees ---

@@ -48,7 +48,8 @@ def history(fleet, module_pillar):
     force_full(fleet, "/etc")
     good(backups.run(fleet, "backup"))
     fleet.run("web1", ["rm", "-rf", TREE])
-    settings = {"encryption": {"method": "amcrypt"}}
+    settings = backups.made_mirror(fleet, "/srv/mirror-amcrypt")
+    settings["encryption"]["method"] = "amcrypt"
     with (
         leaks.watched(fleet),
         backups.backup_pillar(fleet, module_pillar, settings),
@@ -102,6 +103,18 @@ def test_a_directory_comes_back_as_it_was_in_front_of_an_older_full_with_age_too
     assert levels == ([0, 1] if path == "/etc" or day else [0])
     found = plain(history.bed, SERVER, result["restored"])
     assert backups.differences(history.known[day][path], found) == []
+
+
+def test_what_is_mirrored_is_listed_found_and_recovered(history):
+    bed = history.bed
+    good(backups.run(bed, "mirror"))
+    file = f"{TREE}/kinds/plain"
+    listed = bed.salt(SERVER, "amanda.ls", "web1", file, source="mirror")[SERVER]
+    assert [entry["name"] for entry in listed["entries"]] == ["plain"]
+    assert bed.salt(SERVER, "amanda.versions", "web1", file, source="mirror")[SERVER]
+    result = bed.salt(SERVER, "amanda.recover", "web1", TREE, source="mirror")[SERVER]
+    found = plain(bed, SERVER, result["restored"])
+    assert backups.differences(history.known[-1][TREE], found) == []
 
 
 def test_amandas_own_amcrypt_opens_what_our_filter_sealed_and_the_other_way_round(history):

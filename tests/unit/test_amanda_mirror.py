@@ -4,7 +4,9 @@ import dataclasses
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import amanda_generations
@@ -87,14 +89,74 @@ def test_a_tape_written_again_is_a_second_copy_beside_the_first(site):
     assert site.problems(first) == site.problems() == []
 
 
-def test_tapes_that_the_catalogue_knows_and_the_disk_lacks_stop_the_mirror(site):
+def test_a_tape_that_the_disk_lacks_stops_neither_the_others_nor_hides(site):
+    full = {"web1 /etc": (("daily-0001", "20250101010000"),)}
     shutil.rmtree(site.places.tapes / "slot1")
     site.write(2, "20250109010000")
     site.tapes["daily-0002"] = "20250102010000"
     site.write(4, "20250104010000")
-    with pytest.raises(AmandaError, match=r"daily-0001 .*, daily-0002 .*amrmtape"):
+    done = site.mirror(fulls=full)
+    assert done["lacking"] == ["daily-0001", "daily-0002"]
+    (warning,) = done["warnings"]
+    assert "daily-0001 written at 20250101010000 (nor has the mirror any)" in warning
+    assert f"runuser -u {ME} -- amrmtape --cleanup daily daily-0001; runuser" in warning
+    assert site.held() == ["daily-0004/20250104010000"]
+    manifest = amanda_generations.load(site.settings, "daily")
+    assert ([copy.label for copy in manifest.tapes], manifest.fulls) == (["daily-0004"], {})
+    assert site.problems() == []
+
+
+def test_the_mirrors_copy_of_a_tape_that_was_lost_stays_part_of_each_generation(site):
+    site.age(site.mirror()["generation"], "20200101T000000Z")
+    shutil.rmtree(site.places.tapes / "slot1")
+    site.write(3, "20250103010000", 8000)
+    done = site.mirror(keep_days=1, accept=True)
+    assert done["lacking"] == ["daily-0001"] and done["copied_tapes"] == ["daily-0003"]
+    assert "(the mirror has a copy)" in done["warnings"][0] and done["pruned"]["paused"]
+    manifest = amanda_generations.load(site.settings, "daily")
+    labels = [copy.label for copy in manifest.tapes]
+    assert labels == ["daily-0001", "daily-0002", "daily-0003"]
+    assert site.problems() == site.problems("20200101T000000Z") == []
+
+
+def test_without_any_tape_nothing_is_mirrored_and_the_disk_is_asked_for(site):
+    shutil.rmtree(site.places.tapes)
+    with pytest.raises(AmandaError, match="none of the 2 tapes .*Is its disk mounted"):
         site.mirror()
     assert list(site.top.parent.iterdir()) == []
+
+
+def stop_children(progress):
+    """Stop the processes that this one has, as a file server does that answers no more."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            os.kill(int(pid), signal.SIGSTOP)
+
+
+def test_a_mirror_that_hangs_is_given_up_and_named(site, monkeypatch):
+    first = site.mirror()["generation"]
+    site.write(3, "20250103010000", 20 << 20)
+    monkeypatch.setattr(amanda_mirror, "PATIENCE", 1)
+    began = time.monotonic()
+    with pytest.raises(AmandaError, match=f"{site.top.parent} hasn't answered"):
+        site.mirror(progress=stop_children)
+    assert time.monotonic() - began < 10
+    assert site.problems(first) == []
+    assert site.mirror()["copied_tapes"] == ["daily-0003"]
+
+
+def test_a_mirror_that_hangs_as_the_catalogue_is_read_back_is_given_up(site, monkeypatch):
+    site.mirror()
+    monkeypatch.setattr(amanda_mirror, "PATIENCE", 1)
+    monkeypatch.setattr(amanda_mirror_user, "pour", hang)
+    with pytest.raises(AmandaError, match="hasn't answered"):
+        site.mirror()
+    assert len(amanda_generations.generations(site.settings, "daily")) == 1
+
+
+def hang(path, pipe, report):
+    """Be stopped in the middle of the work."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def test_the_catalogue_comes_back_from_a_generation(site):
@@ -302,16 +364,32 @@ def test_a_removal_that_stops_half_way_leaves_nothing_that_looks_whole(site, mon
     assert not list(site.top.rglob("*.partial"))
 
 
-def test_an_unusual_size_is_mirrored_and_told_and_nothing_is_removed(site):
+def test_an_unusual_size_is_mirrored_and_told_and_nothing_is_removed_until_it_is_accepted(site):
     for day in range(3):
         site.age(site.mirror(keep_days=9999)["generation"], f"2025010{day + 1}T000000Z")
     site.write(1, "20250104010000", 10)
     site.write(2, "20250104020000", 10)
-    done = site.mirror(keep_days=1000)
-    assert "are usual. Nothing is removed" in done["warnings"][0]
-    assert done["pruned"] == {"paused": True, "generations": [], "tapes": []}
+    for _ in range(4):  # however often it is seen, it is no measure
+        done = site.mirror(keep_days=1000)
+        assert "are usual. Nothing is removed" in done["warnings"][0]
+        assert "accept=True" in done["warnings"][0]
+        assert done["pruned"] == {"paused": True, "generations": [], "tapes": []}
     assert len(site.held()) == 4
     assert site.problems() == []
+    done = site.mirror(accept=True)
+    assert (done["warnings"], len(done["pruned"]["tapes"])) == ([], 2)
+    done = site.mirror()
+    assert (done["warnings"], done["pruned"]["paused"]) == ([], False)
+
+
+def test_a_clock_that_was_ahead_leaves_no_generation_that_others_are_measured_by(site):
+    site.mirror()
+    old = amanda_generations.load(site.settings, "daily")
+    ahead = dataclasses.replace(old, generation="20990101T000000Z", standing="doubtful")
+    after = dataclasses.replace(old, generation="20990101T000001Z")
+    assert "Check the clock" in amanda_pruning.unusual(after, [old, ahead], 30)[0]
+    accepted = dataclasses.replace(ahead, standing="accepted")
+    assert amanda_pruning.unusual(after, [old, accepted], 30) == []
 
 
 def test_a_damaged_manifest_pauses_pruning_and_its_generation_is_left(site):
@@ -360,6 +438,7 @@ def test_a_burst_of_new_data_is_unusual(site):
         ('"format": 1', '"format": 2'),
         ('"tapes": [', '"tapes": [[], '),
         ('"run": ""', '"run": null'),
+        ('"standing": "usual"', '"standing": "good"'),
         ("{", "["),
     ],
 )

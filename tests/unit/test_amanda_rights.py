@@ -1,7 +1,9 @@
 """Calls in a child process: what comes back, and what a failure is; here without another user."""
 
 import os
+import signal
 import threading
+import time
 
 import pytest
 from amanda_errors import AmandaError
@@ -28,6 +30,27 @@ def told(report):
     report({"done": 1})
     report({"done": 2})
     return "end"
+
+
+def hang():
+    """Say nothing any more."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_child_without_a_word_is_given_up_and_one_that_talks_is_not():
+    with pytest.raises(TimeoutError):
+        as_user(None, hang, patience=0.3)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert as_user(None, talk, 8, progress=lambda value: None, patience=0.3) == 8
+
+
+def talk(times, report):
+    """Report often, with pauses."""
+    for number in range(times):
+        time.sleep(0.1)
+        report(number)
+    return times
 
 
 def open_many(path, number):
