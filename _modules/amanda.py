@@ -532,7 +532,8 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
     """
     with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
         if path is None:
-            return amanda_find.list_disks(catalogue.dumps, host)
+            moment = amanda_sources.timestamp(at)
+            return amanda_find.list_disks(catalogue.dumps, host, moment)
         return amanda_find.list_names(
             catalogue.dumps,
             catalogue.source,
@@ -568,8 +569,9 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
     host, path, at, source, config, generation
         As for :func:`ls`.
     destination
-        A directory that is empty or absent. Default: a new one below
-        ``/var/lib/salt-amanda/recovered``.
+        A directory that is empty or absent, in one that exists. All above it must be root's, and
+        closed to others' writing unless sticky, as ``/tmp`` is: who could exchange one would lead
+        the restore astray. Default: a new one below ``/var/lib/salt-amanda/recovered``.
 
     Returns where it is (``restored``), of when (``as_of``), counts, a sample of names and the
     dumps it came from. Beside the directory lies ``<destination>.sha256``.

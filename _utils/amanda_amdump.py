@@ -149,6 +149,10 @@ _REASONS = (
         "parts of {disk} may not be read on {host}: see the detail",
     ),
     (
+        r"tar: /.*: Cannot open: Not a directory",
+        "{disk} on {host} is no directory: name the directory that it is in, and exclude the rest",
+    ),
+    (
         TOO_LARGE,
         "the dump of {disk} on {host} is larger than the tapes one run may write: raise "
         "runtapes or the tapetype's length, or split the directory",

@@ -143,15 +143,23 @@ def list_names(dumps, source, host, path, at=None, user=None, limit=1000):
     }
 
 
-def list_disks(dumps, host):
+def list_disks(dumps, host, at=None):
     """List the directories of *host* that there are dumps of, each with its newest dump.
+
+    at
+        A timestamp (14 digits): the newest by then. None is now.
 
     Raises :class:`amanda_errors.ArgumentError` if there are none.
     """
     newest = {}
     for dump in sorted(dumps, key=lambda dump: dump.timestamp):
-        newest[dump.host, dump.disk] = dump
-    return [describe(newest[host, disk]) for disk in sorted(disks_of(dumps, host, None))]
+        if at is None or dump.timestamp <= at:
+            newest[dump.host, dump.disk] = dump
+    disks = sorted(disks_of(dumps, host, None))
+    found = [describe(newest[host, disk]) for disk in disks if (host, disk) in newest]
+    if not found:
+        raise ArgumentError(f"there is no dump of {host} made by {iso(at)}")
+    return found
 
 
 def versions(index, dumps, host, path):

@@ -87,7 +87,7 @@ def load(mirror, config, generation=None):
     if not found:
         raise _no_generation(mirror, config)
     generation = generation or max(found)
-    if generation not in found:
+    if not isinstance(generation, str) or generation not in found:
         raise ArgumentError(
             f"the mirror has no generation {generation} of {config}; it has {', '.join(found)}"
         )

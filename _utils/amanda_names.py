@@ -74,6 +74,8 @@ def absolute(path):
     Doubled slashes, ``.`` and a slash at the end are taken out. Raises
     :class:`amanda_errors.ArgumentError` if it isn't absolute, or has ``..`` or a NUL in it.
     """
+    if not isinstance(path, str):
+        raise ArgumentError(f"{path!r} is no absolute path: write it as text")
     name = raw(path)
     parts = name.split(b"/")
     if not name.startswith(b"/") or b".." in parts or b"\0" in name:

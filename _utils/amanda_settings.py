@@ -154,7 +154,7 @@ class Settings:
         """Return the :class:`Config` *name*; without a name, the only one there is."""
         if name is None and len(self.configs) == 1:
             return next(iter(self.configs.values()))
-        if name in self.configs:
+        if isinstance(name, str) and name in self.configs:
             return self.configs[name]
         known = ", ".join(self.configs)
         problem = "several configs exist" if name is None else f"there is no config {name!r}"

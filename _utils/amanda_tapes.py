@@ -296,6 +296,11 @@ def scan(directory):
             f"{culprit} isn't a directory, so the tapes can't be in {directory}. "
             "Move it elsewhere, or set paths:tapes in pillar backup to another directory"
         ) from None
+    except OSError as error:
+        raise AmandaError(
+            f"the directory of the tapes, {directory}, can't be read by the dump user: "
+            f"{error.strerror}. He must be able to enter it and each directory above it"
+        ) from None
     return [_scan_slot(directory, name) for name in sorted(names)]
 
 

@@ -106,6 +106,10 @@ def test_errors_of_the_whole_run_are_kept_with_the_program_that_met_them(
         ),
         ("no-tape error [No acceptable volumes found]", "no tape may be written"),
         (
+            "? /usr/bin/tar: /srv/x: Cannot open: Not a directory",
+            "/srv/x on web1 is no directory",
+        ),
+        (
             "no-tape error [directory '/srv/vtapes/daily' does not exist]",
             "the directory of the tapes, /srv/vtapes/daily, does not exist on the server",
         ),

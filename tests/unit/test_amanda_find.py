@@ -127,5 +127,9 @@ def test_without_a_path_each_directory_is_listed_with_its_newest_dump():
     dumps += [_dump("/srv", "20261101000000"), _dump("/home", "20261101000000", host="db1")]
     listed = amanda_find.list_disks(dumps, "web1")
     assert [(each["disk"], each["level"]) for each in listed] == [("/etc", 0), ("/srv", 1)]
+    listed = amanda_find.list_disks(dumps, "web1", at="20261102000000")
+    assert [(each["disk"], each["level"]) for each in listed] == [("/etc", 0), ("/srv", 0)]
+    with pytest.raises(ArgumentError, match="no dump of web1 made by 2026-10-31"):
+        amanda_find.list_disks(dumps, "web1", at="20261031000000")
     with pytest.raises(ArgumentError, match="there are dumps of: db1, web1"):
         amanda_find.list_disks(dumps, "web2")

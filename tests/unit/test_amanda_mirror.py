@@ -453,7 +453,7 @@ def test_a_manifest_that_names_what_it_may_not_is_refused(site, old, new):
         amanda_generations.load(site.settings, "daily", name)
 
 
-@pytest.mark.parametrize("generation", ["20200101T000000Z", "../../etc"])
+@pytest.mark.parametrize("generation", ["20200101T000000Z", "../../etc", ["x"]])
 def test_a_generation_that_is_not_there_is_an_error_that_lists_what_is(site, generation):
     name = site.mirror()["generation"]
     with pytest.raises(ArgumentError, match=name):

@@ -71,3 +71,9 @@ def test_a_path_that_is_relative_or_climbs_is_refused(path):
 def test_a_checksum_line_marks_a_name_that_needs_quoting():
     assert amanda_names.checksum_line("0a", b"./plain \xff") == b"0a  ./plain \xff\n"
     assert amanda_names.checksum_line("0a", b"a\\b\nc\rd") == b"\\0a  a\\\\b\\nc\\rd\n"
+
+
+@pytest.mark.parametrize("path", [5, None, ["/etc"], {"/etc": None}, b"/etc"])
+def test_what_is_no_text_is_no_path(path):
+    with pytest.raises(ArgumentError, match="is no absolute path: write it as text"):
+        amanda_names.absolute(path)

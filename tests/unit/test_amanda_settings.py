@@ -169,6 +169,8 @@ def test_the_only_config_needs_no_name_but_one_of_several_does():
         two.config()
     with pytest.raises(ArgumentError, match="no config 'yearly'"):
         two.config("yearly")
+    with pytest.raises(ArgumentError, match="name one of"):
+        two.config(["daily"])
 
 
 def test_a_tape_root_that_is_a_file_is_named_before_anything_changes(tmp_path):

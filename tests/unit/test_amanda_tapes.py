@@ -1,5 +1,7 @@
 """What the plan says of slots and tapelists, on directories as Amanda leaves them."""
 
+import os
+
 import amanda_tapes
 import pytest
 from amanda_errors import AmandaError
@@ -225,6 +227,13 @@ def test_a_tape_root_that_is_a_file_is_named_in_the_error(places):
     places.tapes.touch()
     with pytest.raises(AmandaError, match=f"{places.tapes} isn't a directory"):
         amanda_tapes.plan(places, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_tape_root_that_the_dump_user_may_not_enter_is_named_in_the_error(places):
+    places.tapes.chmod(0o700)
+    with pytest.raises(AmandaError, match=f"{places.tapes}, can't be read by the dump user"):
+        amanda_tapes.tapes(places, "nobody")
 
 
 def test_the_inventory_says_what_each_slot_holds(places):
