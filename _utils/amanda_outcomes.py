@@ -16,6 +16,12 @@ _UNREAD = re.compile(
     r"(?P<why>(?:Cannot (?:open|stat|read|readlink|savedir)|Read error)\b(?!.*: No such file).*)"
 )
 
+_CUT = 4000
+"""Bytes; Amanda cuts the lines of a log at 4 KiB, and with them the reason that stands last."""
+
+_NAME = 200
+"""How many characters of a name are told."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -107,7 +113,7 @@ class _Fate:
         elif event.program == "dumper":
             self.dumped = True
             self.strange = event.kind == "STRANGE"
-            self.messages.extend(_own_words(event)[:_WORDS_OF_REASON] if self.strange else [])
+            self.messages.extend(_words(event)[:_WORDS_OF_REASON] if self.strange else [])
             self.unread = tuple(filter(None, map(_left_out, _own_words(event))))
 
     def _take_tape(self, event):
@@ -149,10 +155,24 @@ def _own_words(event):
     return [line[1:].strip() for line in event.more if line.startswith("?")]
 
 
+def _words(event):
+    """Return what is strange about a dump: its program's own lines, or all that there are."""
+    return _own_words(event) or [line for line in event.more if not line.startswith("sendbackup:")]
+
+
 def _left_out(words):
     """Return what the dump program's *words* say was left out, and why; None if nothing was."""
     match = _UNREAD.fullmatch(words)
-    return match and f"{match['name']}: {match['why']}"
+    if match:
+        return f"{_short(match['name'])}: {match['why']}"
+    if len(words.encode("utf-8", "surrogateescape")) >= _CUT:
+        # tar's own name is no part of it. Linux opens no path of over 4095 bytes.
+        return f"{_short(words.partition(': ')[2])}: its path is too long to be read"
+    return None
+
+
+def _short(name):
+    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
 
 
 def _outcome(key, fate, errors):

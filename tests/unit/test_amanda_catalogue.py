@@ -463,6 +463,32 @@ def test_each_of_tars_complaints_is_a_loss_or_none(words, left_out):
     assert outcome.unread == ((said,) if left_out else ())
 
 
+def strange(*more):
+    """Return the outcome of a dump whose program said this."""
+    log = amanda_log.Event("dumper", "STRANGE", "web1", "/srv", level=0, more=more)
+    (outcome,) = amanda_outcomes.of_run([log], "20261123092130")
+    return outcome
+
+
+def test_a_name_so_long_that_amanda_cut_off_what_tar_said_of_it_is_a_loss():
+    name = "./" + "/".join("d" * 200 for _ in range(25))
+    whole = f"  ? /usr/local/lib/salt-amanda/amanda-tar: {name}: Cannot stat: File name too long"
+    (unread,) = strange(whole[:4095].strip()).unread  # as a real run's log had it
+    assert unread.startswith("./ddd") and unread.endswith(": its path is too long to be read")
+    assert len(unread) < 300
+
+
+def test_a_long_name_does_not_hide_why_it_could_not_be_read():
+    name = "./" + "/".join("d" * 200 for _ in range(15))
+    (unread,) = strange(f"? tar: {name}: Cannot open: Permission denied").unread
+    assert "…" in unread and unread.endswith("d: Cannot open: Permission denied")
+    assert len(unread) < 300
+
+
+def test_what_is_strange_is_told_in_whatever_words_there_are():
+    assert strange("sendbackup: info end", "| total: 12", "odd").messages == ("| total: 12", "odd")
+
+
 def test_what_could_not_be_read_is_told_however_much_else_is_strange():
     changed = tuple(f"? tar: ./{number}: file changed as we read it" for number in range(50))
     locked = "? tar: ./locked: Warning: Cannot open: Permission denied"
