@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration import backups
 from tests.integration.backups import MIRROR, SERVER, catalogue, dles, good, steps
-from tests.testbed import SaltError
+from tests.testbed import SaltError, salt
 
 DLES = {(host, disk) for host in (SERVER, "web1", "db1") for disk in ("/etc", "/home")}
 
@@ -194,20 +194,33 @@ def test_a_changed_key_that_the_same_client_publishes_replaces_its_pin_and_is_re
     assert "key-changed" in [each["kind"] for each in found if each["id"] == with_another_key]
 
 
+DEEP = """
+import os
+path = "/home/deep"
+for _ in range(25):
+    os.mkdir(path)
+    os.chdir(path)
+    path = "d" * 200
+"""
+
+
 def test_what_may_not_be_read_is_a_failure_though_the_rest_is_on_tape(mirrored, first):
     """The defence of the dump user's tar is taken out: without it he reads what anybody may."""
     tar = "/usr/local/lib/salt-amanda/amanda-tar"
     locked = ["sh", "-c", "echo secret > /home/locked; chmod 0 /home/locked"]
     mirrored.run("web1", locked)
+    mirrored.run("web1", [salt.PYTHON, "-c", DEEP])
     mirrored.run("web1", ["setcap", "-r", tar])
     try:
         result = backups.run(mirrored, "backup")
     finally:
         mirrored.run("web1", ["setcap", "cap_dac_read_search=ep", tar])
+        mirrored.run("web1", ["rm", "-rf", "/home/deep"])
     entry = dles(result)["web1", "/home"]
     assert entry["success"] is False and not result["success"]
     assert "could not be read on web1" in entry["reason"]
     assert "./locked: Warning: Cannot open: Permission denied" in entry["detail"]
+    assert any("its path is too long to be read" in unread for unread in entry["unread"])
     assert entry["labels"] and entry["bytes"]
     again = good(backups.run(mirrored, "backup"))
     assert dles(again)["web1", "/home"]["strange"] is False
