@@ -19,8 +19,8 @@ _UNREAD = re.compile(
 _CUT = 4000
 """Bytes; Amanda cuts the lines of a log at 4 KiB, and with them the reason that stands last."""
 
-_NAME = 200
-"""How many characters of a name are told."""
+_SHORT = 200
+"""How many characters of a name, or of a line, are told, so that none hides the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,8 @@ class _Fate:
         elif event.program == "dumper":
             self.dumped = True
             self.strange = event.kind == "STRANGE"
-            self.messages.extend(_words(event)[:_WORDS_OF_REASON] if self.strange else [])
+            if self.strange:
+                self.messages.extend(map(_short, _words(event)[:_WORDS_OF_REASON]))
             self.unread = tuple(filter(None, map(_left_out, _own_words(event))))
 
     def _take_tape(self, event):
@@ -171,8 +172,8 @@ def _left_out(words):
     return None
 
 
-def _short(name):
-    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
+def _short(text):
+    return text if len(text) <= _SHORT else f"{text[: _SHORT // 2]}…{text[-_SHORT // 2 :]}"
 
 
 def _outcome(key, fate, errors):
