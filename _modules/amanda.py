@@ -27,6 +27,7 @@ import amanda_directories
 import amanda_due
 import amanda_find
 import amanda_fleet
+import amanda_host
 import amanda_layout
 import amanda_platform
 import amanda_restore
@@ -435,7 +436,7 @@ def _start(action, config, settings, **options):
     """Collect and start a run; return its id."""
     if amanda_unit.running():
         raise amanda_unit.Busy(amanda_unit.running())
-    amanda_settings.check_paths(settings)  # that the mirror is usable is its own step's business
+    amanda_host.check_paths(settings)  # that the mirror is usable is its own step's business
     collected = _collect(settings)
     return amanda_unit.start(action, config, settings, collected=collected, **options)
 

@@ -21,7 +21,9 @@ import amanda_conf
 import amanda_directories
 import amanda_encryption
 import amanda_files
+import amanda_former
 import amanda_hardening
+import amanda_host
 import amanda_layout
 import amanda_platform
 import amanda_provision
@@ -29,7 +31,7 @@ import amanda_settings
 import amanda_ssh
 import amanda_tapes
 import amanda_unit
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, PillarError
 from salt.exceptions import CommandExecutionError, SaltException
 
 __virtualname__ = "amanda"
@@ -160,16 +162,40 @@ def _source(name):
 def pillar_valid(name):
     """Check the pillar ``backup``, and this host's disks and users against it; change nothing.
 
+    It warns of a config that the pillar no longer has, though its tapes hold dumps.
+
     .. code-block:: yaml
 
         backup pillar:
           amanda.pillar_valid
     """
 
+    warnings = []
+
     def plan():
         settings = _settings()
         if settings.is_server:
-            amanda_settings.check_host(settings)
+            amanda_host.check(settings, amanda_platform.detect())
+            warnings.extend(amanda_former.left_behind(settings.configs))
+        return {}
+
+    done = _converge(name, plan, None)
+    return {**done, "warnings": warnings} if warnings else done
+
+
+def mirror_usable(name):
+    """Tell whether the mirror's user can write into the mirror's directory; change nothing.
+
+    Nothing else depends on it: a mirror may be unmounted for a while, and the dumps go on.
+
+    .. code-block:: yaml
+
+        mirror:
+          amanda.mirror_usable
+    """
+
+    def plan():
+        amanda_host.check_mirror(_settings().mirror, amanda_platform.detect())
         return {}
 
     return _converge(name, plan, None)
@@ -316,7 +342,8 @@ def encryption_keys(name):
 def config(name, source):
     """Write an Amanda config's amanda.conf and make its directories.
 
-    Amanda parses the new file before it replaces the one in use.
+    Amanda parses the new file before it replaces the one in use. It is not replaced while tapes
+    that hold dumps are still where the old one says, and no longer where the new one would.
 
     name
         The config's name, a key of pillar ``backup:configs``.
@@ -333,6 +360,7 @@ def config(name, source):
 
     def wanted():
         settings = _settings()
+        amanda_host.check_unclaimed(settings, name, platform)
         text = amanda_conf.render(
             _source(source).decode(), settings, settings.config(name), platform
         )
@@ -344,10 +372,19 @@ def config(name, source):
             raise _NotYet("Amanda's server package is not installed")
         changes = amanda_files.differences(files)
         if str(files[-1].path) in changes:
-            amanda_conf.check(files[-1].content.decode(), platform.user)
+            _check_config(name, files[-1].content.decode(), platform.user)
         return changes
 
     return _converge(name, plan, lambda: amanda_files.apply(wanted()), deferrable=True)
+
+
+def _check_config(name, text, user):
+    """Raise unless Amanda can read this amanda.conf and what was dumped is where it says."""
+    settings = _settings()
+    config = settings.config(name)
+    amanda_conf.check(text, user, config)
+    places = amanda_layout.places(name, settings.paths)
+    amanda_former.check_moved(places, config.slots, user)
 
 
 def client_config(name):
@@ -624,7 +661,11 @@ def directory(name, exclude=None, mounts=None, config=None):
 
     def wanted():
         options = {key: value for key, value in given.items() if value is not None}
-        return dict(amanda_settings.directory(name, options, "the state's argument").options)
+        try:
+            amanda_settings.check_length(__opts__["id"], name, "amanda.directory")
+            return dict(amanda_settings.directory(name, options, "amanda.directory").options)
+        except PillarError as error:  # it is no pillar, but an SLS that is wrong
+            raise AmandaError(f"{error.key}: {error.problem}. {error.remedy}") from error
 
     return _own_directory(name, wanted)
 

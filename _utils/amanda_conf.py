@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jinja2
 from amanda_command import run
-from amanda_errors import AmandaError, CommandError
+from amanda_errors import AmandaError, CommandError, PillarError
 from amanda_layout import COMPRESS, CRYPT, INCREMENTAL_TAR, SSH_KEY_INSTALLED, places
 
 DUMPTYPES = {"age": "encrypt-amgtar-ssh", "amcrypt": "encrypt-gnutar-ssh"}
@@ -98,10 +98,11 @@ def _quoted(options):
     ]
 
 
-def check(text, user):
+def check(text, user, config):
     """Have Amanda parse the text of an amanda.conf, as the dump user, away from the one in use.
 
-    Raises :class:`~amanda_errors.AmandaError` quoting Amanda's complaint.
+    Raises :class:`~amanda_errors.AmandaError` quoting Amanda's complaint; if it is about an option
+    of *config*, the :class:`amanda_settings.Config`, a :class:`~amanda_errors.PillarError`.
     """
     with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
         Path(directory).chmod(0o755)
@@ -114,6 +115,12 @@ def check(text, user):
             answer = run(["amgetconf", ".", "--list", "storage"], user=user, cwd=directory)
         except CommandError as error:
             complaint = _without(directory, error.stderr)
+            option = _blamed(complaint, text, config)
+            if option:
+                key = f"backup:configs:{config.name}:{option}"
+                raise PillarError(
+                    key, f"Amanda can't read it: {complaint}", "See amanda.conf(5)."
+                ) from error
             raise AmandaError(f"Amanda can't read this amanda.conf: {complaint}") from error
         said = answer.stderr.decode(errors="replace").strip()
         if said:
@@ -121,9 +128,20 @@ def check(text, user):
             raise AmandaError(f"Amanda has objections to this amanda.conf: {said}")
 
 
+def _blamed(complaint, text, config):
+    """Return the pillar's key, below the config, of the line that a complaint is about, or None."""
+    keywords = {"use" if name == "holding-use" else name: name for name in config.options}
+    keywords |= {option: f"tapetype:{option}" for option in config.tapetype}
+    match = re.search(r"line ([0-9]+):", complaint)
+    words = text.splitlines()[int(match[1]) - 1].split() if match else []
+    return keywords.get(words[0]) if words else None
+
+
 def _without(directory, complaint):
-    """Return what Amanda says, with files' names alone: *directory* is gone by then."""
-    return re.sub(rf"{re.escape(directory)}/+", "", complaint).strip()
+    """Return what Amanda says in one line, with files' names alone: *directory* is gone by then."""
+    said = re.sub(rf"{re.escape(directory)}/+", "", complaint)
+    lines = [line for line in said.split("\n") if line and "errors processing" not in line]
+    return "; ".join(lines or [said.strip()])
 
 
 def render_client(settings, platform):

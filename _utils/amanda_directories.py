@@ -9,7 +9,6 @@ import json
 import amanda_files
 from amanda_errors import AmandaError
 from amanda_layout import OWN_DIRECTORIES, SETTINGS
-from amanda_settings import directory
 
 
 def read(path=OWN_DIRECTORIES):
@@ -19,7 +18,8 @@ def read(path=OWN_DIRECTORIES):
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {name: dict(directory(name, entries[name]).options) for name in entries}
+        # The server judges what each one says: an entry of old must not hold back the others.
+        return {name: dict(options or {}) for name, options in entries.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:

@@ -5,9 +5,28 @@ The Salt front turns them into ``CommandExecutionError`` (or ``SaltInvocationErr
 :class:`ArgumentError`) without changing a word.
 """
 
+import re
+
+_SECRET = re.compile(
+    r"age-(?:secret-key|plugin)-[0-9a-z-]*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def holds_secret(text):
+    """Tell whether *text* has an age identity or a private key in it."""
+    return _SECRET.search(text) is not None
+
 
 class AmandaError(Exception):
-    """Something failed; the message says what and names the remedy."""
+    """Something failed; the message says what and names the remedy.
+
+    A secret key that came into the message, by mistake or in another program's words, is not shown.
+    """
+
+    def __init__(self, message=""):
+        super().__init__(_SECRET.sub("(a secret key, not shown)", str(message)))
 
 
 class PillarError(AmandaError):

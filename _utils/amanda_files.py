@@ -87,7 +87,7 @@ def apply(managed):
     for wanted in managed:
         if _difference(wanted) is None:
             continue
-        if wanted.is_directory and _owner(wanted.path.parent.lstat()).split(":")[0] != "root":
+        if wanted.is_directory and owner(wanted.path.parent.lstat()).split(":")[0] != "root":
             # Below another user's directory root could be led astray by a link: let him do it.
             mode = f"{wanted.mode:04o}"
             run(["install", "-d", "-m", mode, "--", wanted.path], user=wanted.user)
@@ -129,7 +129,7 @@ def _difference(wanted):
         current = wanted.path.read_bytes()
         if current != wanted.content:
             return {"old": "differs", "new": _shown(wanted, current)}
-    current = f"{_owner(status)} {stat.S_IMODE(status.st_mode):04o}"
+    current = f"{owner(status)} {stat.S_IMODE(status.st_mode):04o}"
     return None if current == wanted.attributes else {"old": current, "new": wanted.attributes}
 
 
@@ -150,7 +150,8 @@ def _ids(user, group):
         raise AmandaError(f"this machine lacks a user or group: {error.args[0]}") from None
 
 
-def _owner(status):
+def owner(status):
+    """Return owner and group of a file's *status*, ``user:group``; numbers that have no name."""
     try:
         user = pwd.getpwuid(status.st_uid).pw_name
     except KeyError:

@@ -37,7 +37,7 @@ def prepare(directory, config):
 
     Raises :class:`~amanda_errors.AmandaError` in words if *directory* can't be used.
     """
-    _usable(Path(directory))
+    check_usable(directory)
     top = Path(directory, config)
     for path in (top, top / TAPES, top / GENERATIONS):
         with contextlib.suppress(FileExistsError):
@@ -49,8 +49,12 @@ def prepare(directory, config):
     return len(leftovers)
 
 
-def _usable(directory):
-    """Check that the mirror is there and ours to write; it is never made, it may not be mounted."""
+def check_usable(directory):
+    """Raise :class:`~amanda_errors.AmandaError`, in words, unless *directory* is ours to write.
+
+    It is never made, since it may be that it isn't mounted.
+    """
+    directory = Path(directory)
     user = f"the mirror's user (uid {os.geteuid()})"
     try:
         status = directory.stat()

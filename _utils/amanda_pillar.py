@@ -5,10 +5,19 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from amanda_errors import PillarError
+from amanda_errors import PillarError, holds_secret
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a minion id may look like; it becomes a host name and a file name."""
+
+_SHOWN = 80  # characters of a value that an error shows
+_SHOWN_KEY = 300  # a path may be one
+_KINDS = (
+    (Mapping, "a mapping"),
+    ((list, tuple), "a list"),
+    (str, "text"),
+    ((bool, int, float), "a number"),
+)
 
 REQUIRED = object()
 """The default of a key that has none."""
@@ -31,10 +40,10 @@ class Reader:
                 close = difflib.get_close_matches(str(key), sorted(self.known), 1)
                 hint = f"Did you mean {close[0]}?" if close else "Remove it."
                 known = ", ".join(sorted(self.known))
-                raise PillarError(f"{self.key}:{key}", "unknown key", f"{hint} Known: {known}.")
+                self.fail(key, "unknown key", f"{hint} Known: {known}.")
 
     def fail(self, key, problem, remedy):
-        raise PillarError(f"{self.key}:{key}", problem, remedy)
+        raise PillarError(f"{self.key}:{_named(key)}", problem, remedy)
 
     def get(self, key, default, remedy="See README.md."):
         """Return the value of *key*; None counts as absent."""
@@ -52,13 +61,15 @@ class Reader:
         if value is default:
             return value
         if not isinstance(value, str) or not value.isprintable() or set(value) & set('"\\'):
-            self.fail(key, f"one line of plain text is needed, not {value!r}", remedy)
+            self.fail(key, f"one line of plain text is needed, not {quoted(value)}", remedy)
         return value
 
     def name(self, key, default, remedy):
         value = self.text(key, default, remedy)
         if not NAME.fullmatch(value):
-            self.fail(key, f"{value!r} is no name", "Use letters, digits, dot, dash, underscore.")
+            self.fail(
+                key, f"{quoted(value)} is no name", "Use letters, digits, dot, dash, underscore."
+            )
         return value
 
     def integer(self, key, default, low, high):
@@ -66,13 +77,14 @@ class Reader:
         if value is default:
             return value
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.fail(key, f"{value!r} is no whole number", f"Give {low} to {high}.")
+            problem = f"{quoted(value)} is no whole number from {low} to {high}"
+            self.fail(key, problem, f"Give {low} to {high}.")
         return value
 
     def choice(self, key, default, choices):
         value = self.get(key, default)
         if value != default and value not in choices:
-            self.fail(key, f"{value!r} is not known", f"Choose one of: {', '.join(choices)}.")
+            self.fail(key, f"{quoted(value)} is not known", f"Choose one of: {', '.join(choices)}.")
         return value
 
     def days(self, key, default):
@@ -82,18 +94,51 @@ class Reader:
             return value
         match = re.fullmatch(r"(\d{1,5}) *(day|week)s?", str(value))
         if not match or int(match[1]) < 1:
-            self.fail(key, f"{value!r} is no time span", "Write it as '7 days' or '2 weeks'.")
+            self.fail(key, f"{quoted(value)} is no time span", "Write it as '7 days' or '2 weeks'.")
         return int(match[1]) * (7 if match[2] == "week" else 1)
 
     def directory(self, key, default):
         value = self.text(key, default, "Name a directory.")
         if not value.startswith("/") or ".." in value.split("/") or value != str(Path(value)):
-            self.fail(key, f"{value!r} is no absolute path", "Write it out from /.")
+            self.fail(key, f"{quoted(value)} is no absolute path", "Write it out from /.")
         return value
 
     def mapping_at(self, key, default):
         return Reader(f"{self.key}:{key}", self.get(key, default))
 
 
+def quoted(value):
+    """Return *value* as an error may show it: short, no secret, and a container by its kind alone.
+
+    Salt 3008 would show asterisks in a container's place.
+    """
+    if isinstance(value, str):
+        if holds_secret(value):
+            return "a secret key (not shown)"
+        return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
+    return repr(value) if isinstance(value, bool | int | float) else _kind(value)
+
+
+def find_secret(key, value):
+    """Return the pillar's key, at or below *key*, whose *value* has a secret key in it, or None."""
+    if isinstance(value, Mapping):
+        if any(find_secret(key, name) for name in value):
+            return key
+        below = (find_secret(f"{key}:{name}", value[name]) for name in value)
+        return next(filter(None, below), None)
+    if isinstance(value, list | tuple):
+        return next(filter(None, (find_secret(key, part) for part in value)), None)
+    return key if isinstance(value, str) and holds_secret(value) else None
+
+
+def _named(key):
+    plain = isinstance(key, str) and len(key) <= _SHOWN_KEY and key.isprintable()
+    return key if plain and not holds_secret(key) else quoted(key)
+
+
 def _kind(value):
-    return "nothing" if value is None else type(value).__name__
+    """Return in YAML's words what *value* is, whatever class Salt made of it."""
+    for kinds, name in _KINDS:
+        if isinstance(value, kinds):
+            return name
+    return "nothing" if value is None else "another kind of value"

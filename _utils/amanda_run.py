@@ -23,6 +23,7 @@ import amanda_disklist
 import amanda_encryption
 import amanda_files
 import amanda_fleet
+import amanda_host
 import amanda_layout
 import amanda_mirror
 import amanda_platform
@@ -290,6 +291,7 @@ def mirror(work):
     """Copy tapes and catalogue to the mirror."""
     if work.settings.mirror is None:
         raise AmandaError("there is no mirror: set mirror in pillar backup")
+    amanda_host.check_mirror_user(work.settings.mirror.user, work.platform)
     answer = amanda_mirror.mirror(
         work.places,
         work.settings.mirror,
@@ -307,7 +309,7 @@ def mirror(work):
 
 
 def check(work):
-    """Ask Amanda about the server, and each client over SSH, at a time."""
+    """Ask Amanda about the server, and each client over SSH, at a time; and try the mirror."""
     server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
     problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
     if server.returncode and not problems:
@@ -315,6 +317,7 @@ def check(work):
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
     retention = amanda_retention.look(work.places, work.config)
     problems += filter(None, [amanda_retention.shortage(retention, work.config)])
+    problems += _mirror_problems(work)
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}
@@ -333,6 +336,15 @@ def check(work):
         "server": problems,
         "clients": list(clients.values()),
     }
+
+
+def _mirror_problems(work):
+    try:
+        if work.settings.mirror:
+            amanda_host.check_mirror(work.settings.mirror, work.platform)
+    except AmandaError as error:
+        return [str(error)]
+    return []
 
 
 def _client_problems(work, reached):

@@ -7,45 +7,25 @@ function.
 
 import dataclasses
 import ipaddress
-import pwd
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import croniter
+import amanda_dle
+import amanda_options
+import amanda_paths
 from amanda_encryption import check_recipient
 from amanda_errors import ArgumentError, PillarError
-from amanda_pillar import REQUIRED, Reader
+from amanda_pillar import REQUIRED, Reader, find_secret, quoted
 
 CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What the name of a config may look like; Amanda takes it as an identifier, too."""
 
 DEFAULT_DIRECTORIES = ("/etc", "/home")
-_RESERVED_CONFIGS = ("gnutar-lists", "vtapes", "holding", "template.d", "example")
+_RESERVED_CONFIGS = (*amanda_paths.RESERVED, "vtapes", "holding")
 WIDEST_NETWORK = {4: 8, 6: 16}
 """The shortest prefix of a network from which the server's key may be used, by IP version."""
 
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
-
-# Amanda's own options that a config may set, beside those we treat ourselves: amanda.conf(5).
-AMANDA_OPTIONS = {
-    "bumpdays": int,
-    "bumpmult": (int, float),
-    "bumppercent": int,
-    "bumpsize": str,
-    "ctimeout": int,
-    "dtimeout": int,
-    "dumporder": str,
-    "estimate": str,
-    "etimeout": int,
-    "holding-use": str,
-    "inparallel": int,
-    "mailto": str,
-    "maxdumps": int,
-    "netusage": str,
-    "org": str,
-}
-TAPETYPE_OPTIONS = {"comment": str, "length": str, "part-size": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +151,14 @@ def parse(pillar, minion_id):
 
     Raises :class:`~amanda_errors.PillarError` at the first key that is unknown or malformed.
     """
+    secret = find_secret("backup", pillar)
+    if secret:
+        raise PillarError(
+            secret,
+            "a secret key (an identity) stands there; it is not shown here",
+            "Recipients are public: write what stands after 'public key:', age1…, in its place. "
+            "Who may read the pillar has seen the secret, so make another with 'age-keygen'.",
+        )
     reader = Reader("backup", pillar)
     encryption = _encryption(reader)
     settings = Settings(
@@ -185,10 +173,13 @@ def parse(pillar, minion_id):
         encryption=encryption,
         compress=reader.choice("compress", _COMPRESS[encryption.method], ("zstd", "gzip")),
         mirror=_mirror(reader),
-        mailto=reader.text("mailto", "root"),
+        mailto=amanda_options.address(reader, "mailto", "root"),
         pillar=pillar,
     )
     reader.finish()
+    amanda_paths.check(settings)
+    for path in settings.directories:
+        check_length(minion_id, path)
     if (settings.encryption.method, settings.compress) == ("amcrypt", "zstd"):
         raise PillarError(
             "backup:compress",
@@ -205,37 +196,6 @@ def parse(pillar, minion_id):
     return settings
 
 
-def check_host(settings):
-    """Raise :class:`PillarError` if this server's disks and users aren't as *settings* need.
-
-    Only looks; nothing is made. A missing tape root is no error: a state makes it.
-    """
-    check_paths(settings)
-    if settings.mirror:
-        try:
-            pwd.getpwnam(settings.mirror.user)
-        except KeyError:
-            raise PillarError(
-                "backup:mirror:user",
-                f"this server knows no user {settings.mirror.user!r}",
-                "Create it first, or name the user who owns the mirror's directory.",
-            ) from None
-
-
-def check_paths(settings):
-    """Raise :class:`PillarError` if something else is where a directory of *settings* belongs."""
-    for key in ("tapes", "holding", "state"):
-        path = Path(getattr(settings.paths, key))
-        # The parent too: a file in its place would fail half way through the states.
-        for place in (path, *path.parents):
-            if place.exists() and not place.is_dir():
-                raise PillarError(
-                    f"backup:paths:{key}",
-                    f"{place} is not a directory",
-                    "Move it away or name another directory.",
-                )
-
-
 def _directories(reader):
     directories = {}
     inner = reader.mapping_at("directories", dict.fromkeys(DEFAULT_DIRECTORIES))
@@ -246,29 +206,49 @@ def _directories(reader):
 
 
 def directory(path, options, key="backup:directories"):
-    """Return the checked :class:`Directory`; the state ``amanda.directory`` calls this too.
+    """Return the checked :class:`Directory`, which Amanda can write into its disklist and logs.
 
-    What Amanda can write into its disklist and logs is checked by the server, which reports it.
+    The state ``amanda.directory`` calls this too. The server checks again what it is sent.
     """
-    remedy = "Write an absolute path without '.', '..' or a slash at its end."
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise PillarError(f"{key}:{path}", f"{path!r} is no absolute path", remedy)
-    if path != "/" and any(part in ("", ".", "..") for part in path[1:].split("/")):
-        raise PillarError(f"{key}:{path}", "the path is not in its plain form", remedy)
     reader = Reader(f"{key}:{path}", {} if options is None else options)
+    problem = amanda_dle.path_problem(path)
+    if problem:
+        remedy = "Write a plain absolute path, back up the directory above it, or rename it."
+        Reader(key, {}).fail(path, problem, remedy)
     checked = {}
     exclude = reader.get("exclude", None)
     if exclude is not None:
-        if not isinstance(exclude, list) or not all(isinstance(item, str) for item in exclude):
-            reader.fail("exclude", "a list of patterns is needed", "Write ['./tmp', '*.o'].")
-        checked["exclude"] = list(exclude)
+        checked["exclude"] = _exclude(reader, exclude)
     if reader.choice("mounts", None, ("include",)):
         checked["mounts"] = "include"
     config = reader.get("config", None)
     if config is not None:
-        checked["config"] = reader.name("config", None, "Name one of the server's configs.")
+        if not isinstance(config, str) or not CONFIG_NAME.fullmatch(config):
+            reader.fail("config", f"{quoted(config)} is no name", "Name one of the server's.")
+        checked["config"] = config
     reader.finish()
     return Directory(path, checked)
+
+
+def _exclude(reader, patterns):
+    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
+        reader.fail("exclude", "a list of patterns is needed", "Write ['./tmp', '*.o'].")
+    if len(patterns) > amanda_dle.PATTERNS_LIMIT:
+        problem = f"more than {amanda_dle.PATTERNS_LIMIT} patterns"
+        reader.fail("exclude", problem, "Exclude directories instead of single names.")
+    for pattern in patterns:
+        try:
+            amanda_dle.amanda_pattern(pattern)
+        except ValueError as error:
+            reader.fail("exclude", f"{quoted(pattern)}: {error}", "Write ['./tmp', '*.o'].")
+    return list(patterns)
+
+
+def check_length(minion_id, path, key="backup:directories"):
+    """Raise :class:`PillarError` if *path* of this minion is too long for Amanda's file names."""
+    problem = amanda_dle.dle_problem(minion_id, path)
+    if problem:
+        Reader(key, {}).fail(path, problem, "Back up the directory above it.")
 
 
 def _address(reader):
@@ -277,7 +257,7 @@ def _address(reader):
         try:
             return str(ipaddress.ip_address(value))
         except ValueError:
-            reader.fail("address", f"{value!r} is no IP address", "Write it as 192.0.2.7.")
+            reader.fail("address", f"{quoted(value)} is no IP address", "Write it as 192.0.2.7.")
     return None
 
 
@@ -289,8 +269,9 @@ def _networks(reader):
     for value in values:
         try:
             network = ipaddress.ip_network(value)
-        except ValueError as error:
-            reader.fail("server_addresses", str(error), "Write addresses or networks.")
+        except ValueError:
+            problem = f"{quoted(value)} is no address or network"
+            reader.fail("server_addresses", problem, "Write 192.0.2.7 or 192.0.2.0/24.")
         if network.prefixlen < WIDEST_NETWORK[network.version]:
             reader.fail("server_addresses", f"{value} narrows nothing", "Write a smaller network.")
         networks.append(str(network))
@@ -307,7 +288,7 @@ def _configs(reader):
             or not CONFIG_NAME.fullmatch(name)
             or name in _RESERVED_CONFIGS
         ):
-            inner.fail(name, f"{name!r} can't be the name of a config", "Try: daily.")
+            inner.fail(name, f"{quoted(name)} can't be the name of a config", "Try: daily.")
         if any(name.lower() == other.lower() for other in configs):
             inner.fail(name, "another config has the same name but for case", "Rename one.")
         configs[name] = _config(name, Reader(f"{inner.key}:{name}", inner.mapping[name] or {}))
@@ -342,40 +323,13 @@ def _config(name, reader):
         tapecycle=tapecycle,
         runtapes=runtapes,
         slots=slots,
-        tapetype=_options(reader.mapping_at("tapetype", {}), TAPETYPE_OPTIONS),
+        tapetype=amanda_options.read(reader.mapping_at("tapetype", {}), amanda_options.TAPETYPE),
         options={},
-        cron=_cron(reader),
+        cron=amanda_options.cron(reader, "cron", "0 1 * * *"),
         splay=reader.integer("splay", 0, 0, 86400),
     )
-    options = _options(reader, AMANDA_OPTIONS)
+    options = amanda_options.read(reader, amanda_options.CONFIG)
     return dataclasses.replace(config, options=options)
-
-
-def _options(reader, table):
-    """Return Amanda's options that *table* knows, by type; underscores count as dashes."""
-    options = {}
-    for key, value in reader.mapping.items():
-        option = str(key).replace("_", "-")
-        if option not in table or key in reader.known:
-            continue
-        reader.known.add(key)
-        if table[option] is str:
-            value = reader.text(key, None)
-        elif isinstance(value, bool) or not isinstance(value, table[option]):
-            reader.fail(key, f"{value!r} is no number", "See amanda.conf(5).")
-        options[option] = value
-    reader.known.update(table)
-    reader.finish()
-    return options
-
-
-def _cron(reader):
-    value = reader.get("cron", "0 1 * * *")
-    if value is False:
-        return None
-    if not isinstance(value, str) or not croniter.croniter.is_valid(value):
-        reader.fail("cron", f"{value!r} is no cron time", "Write '0 1 * * *', or false for none.")
-    return value
 
 
 def _paths(reader):
@@ -386,8 +340,6 @@ def _paths(reader):
         state=inner.directory("state", "/var/lib/amanda"),
     )
     inner.finish()
-    if len({paths.tapes, paths.holding, paths.state}) < 3:
-        raise PillarError(inner.key, "two of the paths are the same", "Give each its own.")
     return paths
 
 
@@ -398,12 +350,13 @@ def _encryption(reader):
     inner.finish()
     if not isinstance(recipients, list):
         inner.fail("recipients", "a list is needed", "Write one age1… key a line.")
-    for recipient in recipients:
+    for number, recipient in enumerate(recipients, 1):
         try:
-            check_recipient(str(recipient))
+            check_recipient(recipient)
         except ValueError as error:
-            # A secret key put there by mistake must not be shown.
-            shown = repr(recipient) if str(recipient).startswith("age1") else "one of them"
+            # What isn't surely public is not shown.
+            public = isinstance(recipient, str) and re.fullmatch("age1[0-9a-z]{1,99}", recipient)
+            shown = repr(recipient) if public else f"entry {number}"
             inner.fail(
                 "recipients",
                 f"{shown} is no age public key: {error}",
@@ -422,4 +375,10 @@ def _mirror(reader):
         keep_days=inner.days("keep", 30),
     )
     inner.finish()
+    if mirror.user == "root":
+        inner.fail(
+            "user",
+            "root could write anything anywhere, and the mirror is written with its user's rights",
+            "Name a user that has nothing but the mirror's directory.",
+        )
     return mirror

@@ -31,6 +31,14 @@ mail for the dump user:
       - amanda: {{ ("Amanda config " ~ config) | json }}
 {% endfor %}
 
+{% if pillar['backup'].get('mirror') %}
+# It may be unmounted for now: nothing else waits for it.
+mirror:
+  amanda.mirror_usable:
+    - require:
+      - sls: backup.pillar
+{% endif %}
+
 scheduled backups:
   amanda.scheduled:
     - require:

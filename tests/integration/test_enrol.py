@@ -153,8 +153,10 @@ def test_a_directory_comes_changes_and_goes_by_its_state_alone(fleet, no_own_dir
 @pytest.mark.parametrize(
     ("path", "options", "words"),
     [
-        ("srv/wiki", {}, "no absolute path"),
-        ("/srv/../etc", {}, "plain form"),
+        ("srv/wiki", {}, "an absolute path"),
+        ("/srv/../etc", {}, "without '.', '..'"),
+        (WIKI, {"exclude": ["/tmp"]}, "patterns start at the directory"),
+        (WIKI, {"exclude": ["./tmp\\"]}, "ends in a backslash"),
         (WIKI, {"exclude": "./cache"}, "a list of patterns is needed"),
         (WIKI, {"mounts": "all"}, "Choose one of: include"),
     ],

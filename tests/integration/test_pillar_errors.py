@@ -1,9 +1,10 @@
 """What can't be: named with its remedy before anything changes, and what is in use stays."""
 
+import amanda_encryption
 import pytest
 
 from tests.integration.conftest import Pillar, pillar_root
-from tests.integration.fleet import apply, edited, forget, listing, single
+from tests.integration.fleet import apply, changed, edited, forget, listing, single
 
 SERVER = "backup-server"
 CONF = "/etc/amanda/daily/amanda.conf"
@@ -41,20 +42,20 @@ BAD = {
     "a directory without a slash": (
         {"directories": {"etc": {}}},
         "backup:directories:etc",
-        "Write an absolute path",
+        "Write a plain absolute path",
     ),
     "a port in words": ({"port": "ssh"}, "backup:port", "Give 1 to 65535"),
     "no server": ({"server": None}, "backup:server", "Give the Amanda server's minion id"),
-    "a text for it all": ("yes", "backup", "a mapping is needed, not str"),
+    "a text for it all": ("yes", "backup", "a mapping is needed, not text"),
     "a tape root that is no directory": (
-        {"paths": {"tapes": "/etc/hostname"}},
+        {"paths": {"tapes": "/var/lib/dpkg/status"}},
         "backup:paths:tapes",
         "Move it away or name another directory",
     ),
     "a tape root below a file": (
-        {"paths": {"tapes": "/etc/hostname/vtapes"}},
+        {"paths": {"tapes": "/var/lib/dpkg/status/vtapes"}},
         "backup:paths:tapes",
-        "/etc/hostname is not a directory",
+        "/var/lib/dpkg/status is not a directory",
     ),
     "a mirror without recipients": (
         {"mirror": MIRROR},
@@ -68,6 +69,41 @@ BAD = {
         },
         "backup:mirror:user",
         "Create it first",
+    ),
+    "a mirror's user who may read all files": (
+        {"mirror": MIRROR, "encryption": {"recipients": [RECIPIENT]}},
+        "backup:mirror:user",
+        "useradd --system mirror",
+    ),
+    "tapes in a directory of the system": (
+        {"paths": {"tapes": "/etc"}},
+        "backup:paths:tapes",
+        "for the backups alone",
+    ),
+    "tapes in someone else's directory": (
+        {"paths": {"tapes": "/var/lib/apt"}, "configs": {"lists": {}}},
+        "backup:paths:tapes",
+        "Move it away or name another directory",
+    ),
+    "a size that is none": (
+        daily(tapetype={"length": "20 bananas"}),
+        "backup:configs:daily:tapetype:length",
+        "'20 gbytes'",
+    ),
+    "a time that never comes": (
+        daily(cron="0 0 30 2 *"),
+        "backup:configs:daily:cron",
+        "'0 1 * * *'",
+    ),
+    "a directory that Amanda can't name": (
+        {"directories": {"/srv/a#b": {}}},
+        "backup:directories:/srv/a#b",
+        "rename it",
+    ),
+    "a pattern that Amanda can't express": (
+        {"directories": {"/srv/a": {"exclude": ["/tmp"]}}},
+        "backup:directories:/srv/a:exclude",
+        "'./tmp'",
     ),
     "a recipient that is no key": (
         {"encryption": {"recipients": ["ssh-ed25519 AAAA"]}},
@@ -167,12 +203,32 @@ def test_an_amanda_conf_broken_by_an_edit_is_refused_and_the_one_in_use_stays(
 
 
 def test_what_amanda_alone_knows_to_be_wrong_in_the_pillar_is_refused_by_amanda(fleet, before):
-    bad = daily(tapetype={"length": "20 bananas"})
+    bad = daily(bumpsize="999999999999999 tbytes")
     states = apply(fleet, SERVER, check=False, pillar={"backup": bad})[SERVER]
     (refused,) = [each for each in states if each["__id__"] == "Amanda config daily"]
-    assert refused["result"] is False and b"bananas" not in fleet.read(SERVER, CONF)
-    assert "Amanda can't read this amanda.conf" in refused["comment"]
+    assert refused["result"] is False and b"999999" not in fleet.read(SERVER, CONF)
+    assert refused["comment"].startswith("pillar backup:configs:daily:bumpsize: Amanda can't read")
     assert listing(fleet, SERVER) == before
+
+
+def test_a_secret_key_in_the_pillar_is_told_and_shown_nowhere(fleet, before, pillar):
+    secret = amanda_encryption.new_identity().decode().split()[-1]
+    pillar.add("bad", {"encryption": {"recipients": [secret]}}, SERVER)
+    pillar.refresh()
+    answers = [apply(fleet, SERVER, check=False), fleet.salt(SERVER, "amanda.check", check=False)]
+    assert "backup:encryption:recipients: a secret key" in str(answers[0])
+    log = fleet.run(SERVER, ["sh", "-c", "cat /var/log/salt/minion; journalctl -q"]).stdout.decode()
+    for told in (*map(str, answers), log):
+        assert secret[16:] not in told
+    assert listing(fleet, SERVER) == before
+
+
+def test_a_mirror_that_is_not_mounted_is_told_and_keeps_nothing_else_from_being_set_up(fleet):
+    mirror = {"user": "nobody", "directory": "/srv/not-mounted"}
+    asked = {"mirror": mirror, "encryption": {"recipients": [RECIPIENT]}}
+    states = apply(fleet, SERVER, check=False, test=True, pillar={"backup": asked})[SERVER]
+    (failed,) = [each for each in states if each["result"] is False]
+    assert failed["__id__"] == "mirror" and "/srv/not-mounted doesn't exist" in failed["comment"]
 
 
 # --- functions ---
@@ -192,6 +248,35 @@ def dumped(fleet):
     pillar.reset()
     pillar.refresh()
     forget(fleet, "errors")
+
+
+def test_a_config_that_leaves_the_pillar_is_told_while_its_tapes_hold_dumps(fleet, dumped):
+    pillar = Pillar(fleet, pillar_root(fleet.name))
+    pillar.reset()
+    try:
+        states = apply(fleet, SERVER)[SERVER]
+    finally:
+        pillar.add("errors", {"configs": {"errors": {"dumpcycle": "1 day", "cron": False}}}, SERVER)
+        pillar.refresh()
+    assert changed(states) == [] and {each["result"] for each in states} == {True}
+    (told,) = states[0]["warnings"]
+    assert told.startswith("errors is no longer in pillar backup:configs, but 1 of its tapes")
+    assert "warnings" not in apply(fleet, SERVER)[SERVER][0]
+
+
+def test_tapes_are_not_left_behind_when_the_pillar_names_another_place(fleet, dumped):
+    moved = {"paths": {"tapes": "/srv/elsewhere"}}
+    conf = "/etc/amanda/errors/amanda.conf"
+    in_use = fleet.read(SERVER, conf)
+    for options in ({"test": True}, {}):
+        states = apply(fleet, SERVER, check=False, pillar={"backup": moved}, **options)[SERVER]
+        (refused,) = [each for each in states if each["__id__"] == "Amanda config errors"]
+        assert refused["result"] is False and refused["changes"] == {}
+        assert "pillar backup:paths:tapes: " in refused["comment"]
+        assert "move what is in it to /srv/elsewhere/errors first" in refused["comment"]
+    assert fleet.read(SERVER, conf) == in_use
+    apply(fleet, SERVER)  # daily, which holds no dump, goes back where it was
+    fleet.run(SERVER, ["rm", "-r", "/srv/elsewhere"])
 
 
 @pytest.mark.parametrize(

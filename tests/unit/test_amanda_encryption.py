@@ -8,7 +8,7 @@ import amanda_encryption
 import amanda_platform
 import amanda_settings
 import pytest
-from amanda_errors import AmandaError, PillarError
+from amanda_errors import AmandaError
 
 # Made by age-keygen 1.1.1, and used for nothing else.
 IDENTITY = "AGE-SECRET-KEY-1KUKEM6XEA2VA7AGNPRS822CH5RQK6XUSWWL5ZHRQU7FQGXA8JJEQ5MX09Y"
@@ -58,11 +58,6 @@ def test_what_is_no_recipient_is_refused(text):
 
 def test_a_good_recipient_is_accepted():
     amanda_encryption.check_recipient(OTHER)
-
-
-def test_a_damaged_offsite_recipient_is_named_with_its_pillar_key(platform):
-    with pytest.raises(PillarError, match="backup:encryption:recipients.*checksum"):
-        amanda_encryption.differences(age(OTHER[:-1] + "q"), platform)
 
 
 def test_a_prediction_makes_nothing(platform, tmp_path):
