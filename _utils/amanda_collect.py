@@ -20,7 +20,10 @@ from amanda_reading import Findings, Refused
 
 CLIENTS_LIMIT = 5000
 DIRECTORIES_LIMIT = 256
-"""How many directories a client may have, the missing and the retired counted in."""
+"""How many directories a client may have, the missing ones counted in."""
+
+RETIRED_LIMIT = 256
+"""How many directories of a client are remembered that are retired and gone."""
 
 _FINDINGS_LIMIT = 20  # about the directories of one client
 
@@ -40,8 +43,8 @@ def collect(published_directories, published_keys, previous, settings, now=None)
 
     Kinds of findings: ``refused`` (a publication or directory that can't be used), ``claimed``
     (another client has this key or address), ``key-changed``, ``address-changed``, ``missing``,
-    ``returned``, ``incomplete`` (published one half only), ``limit``, ``mounts`` (can't be
-    followed), ``config`` (dumped by none).
+    ``retired`` (but still published), ``returned``, ``incomplete`` (published one half only),
+    ``limit``, ``mounts`` (can't be followed), ``config`` (dumped by none).
 
     The same input again gives an equal fleet.
     """
@@ -90,7 +93,7 @@ def _ids(published, previous, findings):
             )
         else:
             accepted.append(each)
-    free = CLIENTS_LIMIT - len(known)
+    free = CLIENTS_LIMIT - sum(client.retired is None for client in previous.clients)
     new = [each for each in accepted if each not in known]
     for each in new[max(free, 0) :][:1]:
         findings.add(
@@ -122,21 +125,19 @@ class _Collection:
                 "there",
             )
             return None
-        if client.retired is not None:
-            return client
+        directories = tuple(self._missing(each) for each in client.directories)
         since = client.missing or self.now
+        if client.retired is not None:
+            return dataclasses.replace(client, directories=directories, missing=since)
         self.findings.add(
             "missing",
             minion_id,
             f"{minion_id} has published nothing since {since}. It stays in the disklist; if it "
             f"is gone for good: amanda.retire {minion_id}",
         )
-        directories = tuple(self._missing(each) for each in client.directories)
         return self._updated(client, directories, client.published, since)
 
     def _missing(self, directory):
-        if directory.retired is not None:
-            return directory
         return dataclasses.replace(directory, missing=directory.missing or self.now)
 
     def _updated(self, client, directories, published, missing):
@@ -155,6 +156,9 @@ class _Collection:
     def present(self, minion_id, value):
         """Return the client *minion_id* with the directories that it published as *value*."""
         client = self.before.get(minion_id)
+        if client is not None and client.retired is not None and client.missing is None:
+            self._review_retired(client, value)
+            return client
         pin = self.pins.get(minion_id)
         if pin is None:
             if client is None:
@@ -184,6 +188,21 @@ class _Collection:
             )
         directories = self._merge(client, wanted, published)
         return self._updated(client, directories, published, None)
+
+    def _review_retired(self, client, value):
+        """Report of a retired client that it is alive; nothing else that it says counts."""
+        try:
+            alive = reading.moment(value["time"]) > client.retired
+        except (TypeError, KeyError, Refused):
+            return
+        if alive:
+            self.findings.add(
+                "retired",
+                client.id,
+                f"{client.id} was retired and still publishes: it is not backed up. Write "
+                "directories: {} in its pillar backup and apply the state backup there; or, to "
+                f"have it back: amanda.retire {client.id} undo=True",
+            )
 
     def _read_directories(self, minion_id, value):
         """Return ``{path: Directory, or None where its new form was refused}``."""
@@ -239,24 +258,29 @@ class _Collection:
                     "above both, or rename one",
                     path,
                 )
-            elif len(merged) >= DIRECTORIES_LIMIT:
+            elif sum(each.retired is None for each in merged.values()) >= DIRECTORIES_LIMIT:
                 self.findings.add(
                     "limit",
                     client.id,
                     f"directory {path} of {client.id} and those after it: more than "
-                    f"{DIRECTORIES_LIMIT} with the missing and the retired ones",
+                    f"{DIRECTORIES_LIMIT} with the missing ones",
                     path,
                 )
                 break
             else:
                 merged[path] = wanted[path]
                 names[file_name(path)] = path
+        gone = [each for each in merged.values() if each.retired and each.missing]
+        for each in sorted(gone, key=lambda each: each.retired, reverse=True)[RETIRED_LIMIT:]:
+            del merged[each.path]
         return tuple(merged[path] for path in sorted(merged))
 
     def _kept(self, client, old, wanted):
-        if old.path in wanted or old.retired is not None:
+        if old.path in wanted:
             return old
         kept = self._missing(old)
+        if old.retired is not None:
+            return kept
         self.findings.add(
             "missing",
             client.id,
@@ -268,14 +292,24 @@ class _Collection:
         return kept
 
     def _renewed(self, client, old, new, published):
-        if old.retired is not None and published <= old.retired:
+        if old.retired is not None and old.missing is None:
+            if published > old.retired:
+                self.findings.add(
+                    "retired",
+                    client.id,
+                    f"directory {old.path} of {client.id} was retired and is still published: it "
+                    "is not backed up. Take it out of that minion's pillar "
+                    "(backup:directories), or use the state amanda.directory_absent there; or, to "
+                    f"have it back: amanda.retire {client.id} {old.path} undo=True",
+                    old.path,
+                )
             return old
         if old.retired is not None and client.retired is None:
             self.findings.add(
                 "returned",
                 client.id,
                 f"directory {old.path} of {client.id} was retired and is published again: it is "
-                "back. To be rid of it, take it out of that minion's pillar or states first",
+                "back",
                 old.path,
             )
         former = {*old.former, old.config} - {new.config}

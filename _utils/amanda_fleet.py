@@ -36,7 +36,8 @@ class Directory:
     missing
         Since when its client has not published it, ISO 8601; None while it does.
     retired
-        Since when it is no longer dumped; None while it is.
+        Since when it is no longer dumped; None while it is. What is retired and missing is back
+        when it is published again.
     """
 
     path: str
@@ -281,21 +282,15 @@ def retire(fleet, minion_id, path=None, now=None):
     """Return *fleet* with a client, or with one directory of it, no longer backed up.
 
     Its dumps stay on their tapes until those are overwritten. A retired client's address and
-    keys are free for another. What the client publishes after this moment brings it back.
+    keys are free for another. Once gone from the mine, what is published again is back.
 
     path
         The directory; by default the client and all of its directories.
 
     Raises :class:`~amanda_errors.ArgumentError` naming what there is.
     """
-    client = fleet.client(minion_id)
-    if client is None:
-        known = ", ".join(each.id for each in fleet.clients[:20]) or "none"
-        raise ArgumentError(f"no client {shown(minion_id)} was ever collected. Clients: {known}")
-    if path is not None and client.directory(path) is None:
-        known = ", ".join(each.path for each in client.directories[:20]) or "none"
-        raise ArgumentError(f"{client.id} has no directory {shown(path)}. Directories: {known}")
-    # A client whose clock is fast must not bring itself back by what it published before.
+    client = _known(fleet, minion_id, path)
+    # What a client whose clock is fast published before must not pass for news.
     since = max(moment(now), client.published)
     directories = tuple(
         dataclasses.replace(each, retired=each.retired or since)
@@ -309,6 +304,44 @@ def retire(fleet, minion_id, path=None, now=None):
             changed, address=None, port=None, keys=(), retired=client.retired or since
         )
     return Fleet(tuple(changed if each is client else each for each in fleet.clients))
+
+
+def unretire(fleet, minion_id, path=None, now=None):
+    """Return *fleet* with what :func:`retire` took out as if it had been gone since.
+
+    So the next collection brings it back, if it is published.
+
+    Raises :class:`~amanda_errors.ArgumentError` if it is not retired.
+    """
+    client = _known(fleet, minion_id, path)
+    if path is not None and client.retired is not None:
+        raise ArgumentError(
+            f"{client.id} is retired as a whole: amanda.retire {client.id} undo=True"
+        )
+    if (client if path is None else client.directory(path)).retired is None:
+        what = client.id if path is None else f"{path} of {client.id}"
+        raise ArgumentError(f"{what} is not retired")
+    gone = {"missing": moment(now)}
+    directories = tuple(
+        dataclasses.replace(each, **gone) if path in (None, each.path) else each
+        for each in client.directories
+    )
+    changed = dataclasses.replace(client, directories=directories)
+    if path is None:
+        changed = dataclasses.replace(changed, **gone)
+    return Fleet(tuple(changed if each is client else each for each in fleet.clients))
+
+
+def _known(fleet, minion_id, path):
+    """Return the client; raise :class:`ArgumentError` if it, or its directory, isn't known."""
+    client = fleet.client(minion_id)
+    if client is None:
+        known = ", ".join(each.id for each in fleet.clients[:20]) or "none"
+        raise ArgumentError(f"no client {shown(minion_id)} was ever collected. Clients: {known}")
+    if path is not None and client.directory(path) is None:
+        known = ", ".join(each.path for each in client.directories[:20]) or "none"
+        raise ArgumentError(f"{client.id} has no directory {shown(path)}. Directories: {known}")
+    return client
 
 
 def diff(old, new):

@@ -60,9 +60,9 @@ def decide(published, previous, server, findings):
         except Refused as error:
             findings.add("refused", minion_id, f"host keys of {minion_id}: {error}")
             continue
-        # What is left over in the mine from before a client was retired doesn't count.
+        # A retired client claims nothing until it comes back: it must have been gone first.
         client = clients.get(minion_id)
-        if client is None or client.retired is None or pin.published > client.retired:
+        if client is None or client.retired is None or client.missing is not None:
             wanted[minion_id] = pin
     undisputed, refusals = _undisputed(old, wanted)
     for minion_id, claim, rival in refusals:

@@ -13,7 +13,6 @@ from amanda_fleet import Fleet
 
 from tests.unit.fleets import (
     LATER,
-    NOW,
     directories,
     host_keys,
     key,
@@ -421,61 +420,141 @@ def test_mounts_that_the_dumptype_can_not_follow_are_reported():
     assert "without what is mounted" in only(findings, "mounts")["message"]
 
 
-def test_a_retired_client_stays_retired_whatever_it_published_before():
+def test_a_retired_client_stays_retired_while_the_mine_holds_what_it_published_before():
     fleet = amanda_fleet.retire(two(), "db1", now=DAY)
     retired = fleet.client("db1")
     assert retired.retired == retired.directory("/srv").retired == "2026-01-20T00:00:00+00:00"
     assert (retired.address, retired.keys) == (None, ())
-    for paths, keys in (
-        ({"web1": directories("/etc", "/home")}, {}),
-        (
-            {"web1": directories("/etc", "/home"), "db1": directories("/srv")},
-            {"db1": host_keys(2)},
-        ),
-    ):
-        again, findings = collect(paths, keys, fleet)
-        assert again == fleet and findings == []
+    paths = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
+    assert collect(paths, {"db1": host_keys(2)}, fleet) == (fleet, [])
+
+
+def test_a_retired_client_that_is_still_alive_stays_retired_and_the_remedies_are_told():
+    fleet = amanda_fleet.retire(two(), "db1", now=DAY)
+    paths = {"web1": directories("/etc", "/home"), "db1": directories("/srv", time=LATER)}
+    again, findings = collect(paths, {"db1": host_keys(2, time=LATER)}, fleet)
+    assert again == fleet
+    message = only(findings, "retired")["message"]
+    assert "directories: {}" in message and "amanda.retire db1 undo=True" in message
 
 
 def test_a_retired_client_leaves_its_key_and_address_to_others():
     fleet = amanda_fleet.retire(two(), "db1", now=DAY)
     fleet = collect({"new": directories("/x")}, {"new": host_keys(2)}, fleet)[0]
     assert fleet.client("new").keys == (key(2),)
-
-
-def test_a_retired_client_that_publishes_again_is_back_and_reported():
+    paths = {"new": directories("/x"), "db1": directories("/srv", time=LATER)}
     fleet = amanda_fleet.retire(two(), "db1", now=DAY)
+    fleet = collect(paths, {"new": host_keys(2), "db1": host_keys(2, time=LATER)}, fleet)[0]
+    assert fleet.client("new").keys == (key(2),) and fleet.client("db1").retired
+
+
+@pytest.mark.parametrize("first", ["retired", "gone"])
+def test_a_retired_client_that_was_gone_and_publishes_again_is_back_and_reported(first):
+    fleet = two()
+    if first == "gone":
+        fleet = collect({"web1": directories("/etc", "/home")}, {}, fleet)[0]
+    fleet = amanda_fleet.retire(fleet, "db1", now=DAY)
+    if first == "retired":
+        fleet, findings = collect({"web1": directories("/etc", "/home")}, {}, fleet)
+        assert findings == [] and fleet.client("db1").retired
     paths = {"db1": directories("/srv", time=LATER)}
     fleet, findings = collect(paths, {"db1": host_keys(2, time=LATER)}, fleet)
-    assert fleet.client("db1").retired is None
-    assert fleet.client("db1").directory("/srv").retired is None
+    back = fleet.client("db1")
+    assert (back.retired, back.missing, back.keys) == (None, None, (key(2),))
+    assert (back.directory("/srv").retired, back.directory("/srv").missing) == (None, None)
     assert kinds(findings, "db1") == ["returned"]
 
 
-def test_a_retired_client_whose_clock_is_fast_does_not_bring_itself_back():
-    paths = {"db1": directories("/srv", time=NOW)}
+def test_a_retired_client_whose_clock_is_fast_is_not_taken_for_alive():
+    paths = {"db1": directories("/srv", time=LATER)}
     keys = {"db1": host_keys(2, time=LATER)}
     fleet = amanda_fleet.retire(collect(paths, keys)[0], "db1", now=DAY)
-    assert collect(paths, keys, fleet)[0] == fleet
+    assert collect(paths, keys, fleet) == (fleet, [])
 
 
-def test_a_retired_directory_stays_retired_until_it_is_published_again():
+def test_what_a_retired_client_publishes_is_not_even_read():
+    fleet = amanda_fleet.retire(two(), "db1", now=DAY)
+    for junk in (None, 7, {"time": 5}, {"time": "soon"}):
+        paths = {"web1": directories("/etc", "/home"), "db1": junk}
+        assert collect(paths, {"db1": junk}, fleet)[0] == fleet
+
+
+def test_a_retired_directory_stays_retired_while_it_is_published():
     fleet = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
     paths = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
     assert collect(paths, {}, fleet) == (fleet, [])
     paths["web1"] = directories("/etc", "/home", time=LATER)
+    again, findings = collect(paths, {}, fleet)
+    assert again.client("web1").directory("/home") == fleet.client("web1").directory("/home")
+    told = only(findings, "retired")
+    assert told["path"] == "/home" and "amanda.directory_absent" in told["message"]
+    assert "amanda.retire web1 /home undo=True" in told["message"]
+
+
+def test_a_retired_directory_that_was_taken_out_and_added_again_is_back():
+    fleet = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
+    paths = {"web1": directories("/etc", time=LATER), "db1": directories("/srv")}
     fleet, findings = collect(paths, {}, fleet)
-    assert fleet.client("web1").directory("/home").retired is None
+    assert findings == [] and fleet.client("web1").directory("/home").retired
+    paths["web1"] = directories("/etc", "/home", time=LATER)
+    fleet, findings = collect(paths, {}, fleet)
+    back = fleet.client("web1").directory("/home")
+    assert (back.retired, back.missing) == (None, None)
     assert only(findings, "returned")["path"] == "/home"
+
+
+@pytest.mark.parametrize("path", [None, "/etc"])
+def test_what_was_retired_by_mistake_is_back_with_the_next_collection_after_the_undo(path):
+    published = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
+    keys = {"web1": host_keys(1), "db1": host_keys(2)}
+    fleet = amanda_fleet.retire(two(), "web1", path, now=DAY)
+    fleet = collect(published, keys, amanda_fleet.unretire(fleet, "web1", path, now=DAY))[0]
+    assert fleet == two()
+
+
+def test_only_what_is_retired_can_be_taken_back():
+    with pytest.raises(ArgumentError, match="web1 is not retired"):
+        amanda_fleet.unretire(two(), "web1")
+    with pytest.raises(ArgumentError, match="/etc of web1 is not retired"):
+        amanda_fleet.unretire(two(), "web1", "/etc")
+    fleet = amanda_fleet.retire(two(), "web1")
+    with pytest.raises(ArgumentError, match="amanda.retire web1 undo=True"):
+        amanda_fleet.unretire(fleet, "web1", "/etc")
 
 
 def test_a_retired_directory_is_never_said_to_be_missing():
     fleet = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
     paths = {"web1": directories("/etc"), "db1": directories("/srv")}
-    assert collect(paths, {}, fleet) == (fleet, [])
+    assert collect(paths, {}, fleet)[1] == []
     del paths["web1"]
-    gone = collect(paths, {}, fleet)[0].client("web1")
-    assert gone.directory("/etc").missing and gone.directory("/home").missing is None
+    _, findings = collect(paths, {}, fleet)
+    assert "/home" not in str(findings)
+
+
+def test_directories_that_come_and_go_never_block_a_client_nor_fill_the_fleet():
+    fleet = Fleet()
+    limit = amanda_collect.DIRECTORIES_LIMIT
+    for turn in range(5):
+        names = [f"/srv/{turn}/{number}" for number in range(limit)]
+        published = {"web1": directories(*names)}
+        fleet, findings = collect(published, {"web1": host_keys(1)}, fleet)
+        assert findings == []
+        now = DAY + datetime.timedelta(days=turn)
+        fleet = collect({"web1": directories()}, {"web1": host_keys(1)}, fleet)[0]
+        for name in names:
+            fleet = amanda_fleet.retire(fleet, "web1", name, now=now)
+    kept = collect({"web1": directories()}, {"web1": host_keys(1)}, fleet)[0].client("web1")
+    assert len(kept.directories) == amanda_collect.RETIRED_LIMIT
+    assert all(each.path.startswith("/srv/4/") for each in kept.directories)
+
+
+def test_a_retired_directory_that_is_still_published_is_never_forgotten(monkeypatch):
+    monkeypatch.setattr(amanda_collect, "RETIRED_LIMIT", 1)
+    fleet = two()
+    for name in ("/etc", "/home"):
+        fleet = amanda_fleet.retire(fleet, "web1", name, now=DAY)
+    paths = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
+    assert collect(paths, {}, fleet)[0] == fleet
 
 
 def test_retiring_what_is_not_there_names_what_is():
