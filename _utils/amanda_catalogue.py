@@ -391,11 +391,3 @@ def run_results(places, timestamp):
     Raises :class:`amanda_errors.AmandaError` if the run left no log.
     """
     return amanda_outcomes.of_run(_run_events(places, timestamp), timestamp)
-
-
-def run_messages(places, timestamp):
-    """Return what a run said about itself that no DLE stands for: its errors, a list of strings.
-
-    A missing tape, or a program of Amanda's that died, is found here.
-    """
-    return amanda_outcomes.messages_of_run(_run_events(places, timestamp))

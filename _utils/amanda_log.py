@@ -5,15 +5,17 @@ follows the program differs with both; the table below says how. Names are quote
 ``quote_string`` does it and are bytes: those that are no UTF-8 come as surrogate escapes.
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import functools
 import re
+import time
 import typing
 
 import amanda_rights
 from amanda_errors import AmandaError, ParseError
+
+_LINE_SECONDS = 10  # for how long a writer may hold a log before it is read as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,14 +247,28 @@ def _text(path, top):
         with amanda_rights.open_owned(path, top) as file:
             data = file.read(amanda_rights.MOST_BYTES)
             if data and not data.endswith(b"\n"):
-                # Amanda writes a line in two steps, both under this lock
-                with contextlib.suppress(OSError):  # a copy on a file system without locks
-                    fcntl.lockf(file, fcntl.LOCK_SH)
+                _await_line(file)
                 file.seek(0)
                 data = file.read(amanda_rights.MOST_BYTES)
     except OSError as error:
         raise AmandaError(f"can't read the log {path}: {error.strerror}") from error
     return data.decode("utf-8", "surrogateescape")
+
+
+def _await_line(file):
+    """Wait until nobody writes a line: Amanda does it in two steps, both under this lock.
+
+    Not for ever, since the dump user could keep the lock.
+    """
+    deadline = time.monotonic() + _LINE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.02)
+        except OSError:
+            return  # a copy on a file system without locks
 
 
 def events(path, programs=None, top=None, damaged=None):

@@ -186,18 +186,18 @@ def collect(work):
     amanda_files.apply(files)
     dles, hosts = work.dles(), work.hosts()
     missing = _missing(work)
-    message = f"{len(dles)} directories of {len(hosts)} clients"
-    if missing:
-        message += f"; gone from the mine, but kept until amanda.retire: {', '.join(missing)}"
     findings = work.collected.get("findings", [])
-    message = ". ".join([message, *(finding["message"] for finding in findings)])
+    uncovered = _uncovered(work.fleet, findings)
+    message = f"{len(dles)} directories of {len(hosts)} clients"
+    message += f", {len(findings)} findings" if findings else ""
+    message = ". ".join([message, *(finding["message"] for finding in uncovered)])
     if not dles:
         message = (
             f"there is nothing to back up in {work.config.name}: no client has published a "
             "directory. Apply the state backup on the clients"
         )
     return {
-        "success": bool(dles) and not _uncovered(work.fleet, findings),
+        "success": bool(dles) and not uncovered,
         "message": message,
         "clients": len(hosts),
         "directories": len(dles),

@@ -34,6 +34,8 @@ class Catalogue:
         The directory of the names in each dump.
     user
         Who the filters run as.
+    unread
+        Other configs that may hold a newer dump but can't be read: their names, and why.
     """
 
     config: str
@@ -41,6 +43,7 @@ class Catalogue:
     source: object
     index: Path
     user: str
+    unread: dict = dataclasses.field(default_factory=dict)
 
 
 class MirrorSource:
@@ -117,7 +120,7 @@ def holding(settings, host, path, source, user, config=None, generation=None, at
     """
     names = [settings.config(config).name] if config else list(settings.configs)
     wanted = path and amanda_names.absolute(path)
-    found, reasons = [], []
+    found, reasons = [], {}
     with contextlib.ExitStack() as stack:
         for name in names:
             try:
@@ -125,14 +128,20 @@ def holding(settings, host, path, source, user, config=None, generation=None, at
                 last = amanda_find.newest(one.dumps, host, wanted, at)
                 found.append((last.timestamp if last else "", one))
             except AmandaError as error:
-                reasons.append(error)
+                reasons[name] = error
         if found:
-            yield max(found, key=lambda pair: pair[0])[1]
+            unread = {
+                name: str(reason)
+                for name, reason in reasons.items()
+                if not isinstance(reason, ArgumentError)  # it merely has no such dump
+            }
+            newest = max(found, key=lambda pair: pair[0])[1]
+            yield dataclasses.replace(newest, unread=unread)
             return
     if len(reasons) == 1:
-        raise reasons[0]
-    asked_wrongly = all(isinstance(reason, ArgumentError) for reason in reasons)
-    told = [f"in {name}, {reason}" for name, reason in zip(names, reasons, strict=True)]
+        raise next(iter(reasons.values()))
+    asked_wrongly = all(isinstance(reason, ArgumentError) for reason in reasons.values())
+    told = [f"in {name}, {reason}" for name, reason in reasons.items()]
     raise (ArgumentError if asked_wrongly else AmandaError)("; ".join(told))
 
 

@@ -558,11 +558,6 @@ def test_a_flush_that_never_came_to_a_dump_names_it(copy):
     assert found["/srv/two"].timestamp == ""
 
 
-def test_errors_of_the_run_itself_are_told():
-    (words,) = amanda_catalogue.run_messages(captured("flushed"), "20261123083925")
-    assert words.startswith("taper: no-tape error [directory")
-
-
 # what the dump user may put in a file's place
 
 

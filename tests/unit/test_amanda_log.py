@@ -259,3 +259,23 @@ def test_the_line_that_a_crash_cut_is_told_and_the_rest_is_read(tmp_path, after)
 def test_a_damaged_line_that_no_crash_left_raises_all_the_same(tmp_path, lines):
     with pytest.raises(ParseError):
         list(amanda_log.events(log(tmp_path, *lines), damaged=[]))
+
+
+def test_who_keeps_a_log_locked_holds_up_no_reader_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(amanda_log, "_LINE_SECONDS", 0.2)
+    path = log(tmp_path, "INFO amdump amdump pid 7", "STATS driver star", end="")
+    program = (
+        "import fcntl, sys, time\n"
+        "file = open(sys.argv[1], 'r+')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    argv = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        try:
+            with pytest.raises(ParseError, match="STATS driver star"):
+                list(amanda_log.events(path))
+        finally:
+            holder.kill()

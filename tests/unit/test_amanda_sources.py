@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import amanda_find
 import amanda_settings
@@ -86,6 +87,22 @@ def test_a_path_in_no_config_is_an_error_that_names_each(server):
     settings = server(old=[("/home", "20260101010000")], new=[("/home", "20260301010000")])
     with pytest.raises(ArgumentError, match="in old, .*in new, "):
         _held_by(settings, "/etc")
+
+
+def test_a_config_that_can_not_be_read_keeps_no_other_from_giving_back_and_is_told_of(server):
+    settings = server(bad=[("/home", "20260401010000")], good=[("/home", "20260301010000")])
+    Path(settings.paths.state, "bad", "tapelist").write_text("nonsense\n")
+    with amanda_sources.holding(settings, "web1", "/home", "tapes", None) as catalogue:
+        assert catalogue.config == "good"
+        assert list(catalogue.unread) == ["bad"] and "nonsense" in catalogue.unread["bad"]
+    with amanda_sources.holding(settings, "web1", "/home", "tapes", None, "good") as catalogue:
+        assert catalogue.unread == {}
+
+
+def test_a_config_without_the_path_is_not_told_of(server):
+    settings = server(old=[("/home", "20260101010000")], new=[("/etc", "20260301010000")])
+    with amanda_sources.holding(settings, "web1", "/home", "tapes", None) as catalogue:
+        assert catalogue.unread == {}
 
 
 @pytest.fixture
