@@ -26,6 +26,7 @@ from pathlib import Path
 
 import amanda_files
 import amanda_platform
+import amanda_tmpdir
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
@@ -101,7 +102,7 @@ def differences():
         changes[f"user {platform.user}"] = change
     for path in _open_services():
         changes[str(path)] = {"old": "amanda on", "new": "amanda off"}
-    return changes
+    return {**changes, **amanda_tmpdir.differences(platform)}
 
 
 def apply():
@@ -111,6 +112,7 @@ def apply():
     as where ``/usr/local`` is mounted nosuid.
     """
     platform = amanda_platform.detect()
+    amanda_tmpdir.apply(platform)
     # Tar first: were the bits taken before, a dump between the two would miss files.
     files = _managed(platform)
     amanda_files.apply([wanted for wanted in files if wanted.path != _runtar(platform)])

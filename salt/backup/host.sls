@@ -13,14 +13,3 @@ Amanda client programs:
   amanda.client_programs:
     - require:
       - amanda: dump user
-
-# Amanda's debug files grow by about a megabyte a run, for ever.
-Amanda debug files are pruned:
-  file.managed:
-    - name: /etc/tmpfiles.d/salt-amanda.conf
-    - contents: |
-        # Written by Salt. Read by systemd-tmpfiles-clean.timer, daily; see tmpfiles.d(5).
-        e /var/log/amanda - - - 14d
-    - mode: '0644'
-    - require:
-      - sls: backup.packages
