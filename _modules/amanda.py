@@ -13,6 +13,7 @@ publishes.
 import contextlib
 import datetime
 import importlib
+import logging
 import sys
 import time
 
@@ -22,6 +23,7 @@ for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
     del sys.modules[_stale]
 importlib.invalidate_caches()
 
+import amanda_applied
 import amanda_collect
 import amanda_directories
 import amanda_due
@@ -37,15 +39,21 @@ import amanda_sources
 import amanda_ssh
 import amanda_tapes
 import amanda_unit
-from amanda_errors import AmandaError, ArgumentError
+from amanda_errors import AmandaError, ArgumentError, PillarError
 from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
 __virtualname__ = "amanda"
+
+log = logging.getLogger(__name__)
 
 _PUBLISHED = ("host_keys", "directories")
 _INTERNAL = ("process", "reported")  # keys of a result
 _TELL = 5  # seconds between two events of a restore in progress
 _PATIENCE = datetime.timedelta(hours=12)  # how long a run that is due may wait for another
+_SILENT = (
+    "the Salt master gave no mine data, so what was collected last is used: see that salt-master "
+    "runs and that this minion reaches it"
+)
 _DAY = 86400  # seconds; the longest that a function waits for a run
 
 
@@ -77,6 +85,27 @@ def _server_settings():
             "backup:server names"
         )
     return settings
+
+
+def _usable_settings():
+    """Return the server's settings, and what is wrong with the pillar, in words, or None.
+
+    If something is, they are those of the last good apply: no run or restore need wait for the
+    pillar's repair.
+    """
+    try:
+        return _server_settings(), None
+    except PillarError as error:
+        settings = amanda_applied.load(__opts__["id"], error)
+        log.warning("%s Until then the settings of the last good apply are used.", error)
+        return settings, str(error)
+
+
+def _flag(name, value):
+    """Return *value* if it is True or False: any other word would count as True."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name}={value} is neither True nor False")
+    return value
 
 
 # What is published to the mine.
@@ -207,7 +236,7 @@ def collect(test=False):
         salt backup-server amanda.collect
     """
     with _salt_errors():
-        return _collect(_server_settings(), test)
+        return _collect(_server_settings(), _flag("test", test))
 
 
 def _collect(settings, test=False):
@@ -216,7 +245,8 @@ def _collect(settings, test=False):
         published[what] = _mined(what)
         if published[what] is None:
             # The next would wait minutes for the master, too.
-            return {"fresh": False, "changes": {}, "findings": [_silent(settings)]}
+            silent = _finding(settings, "silent", _SILENT)
+            return {"fresh": False, "changes": {}, "findings": [silent]}
     with amanda_fleet.alone(amanda_layout.FLEET):
         previous = amanda_fleet.load(amanda_layout.FLEET)
         fleet, findings = amanda_collect.collect(
@@ -228,14 +258,9 @@ def _collect(settings, test=False):
     return {"fresh": True, "changes": changes, "findings": findings}
 
 
-def _silent(settings):
-    return {
-        "id": settings.server,
-        "path": None,
-        "kind": "silent",
-        "message": "the Salt master gave no mine data, so what was collected last is used: "
-        "see that salt-master runs and that this minion reaches it",
-    }
+def _finding(settings, kind, message):
+    """Return a finding about the server itself, as :mod:`amanda_collect` gives them."""
+    return {"id": settings.server, "path": None, "kind": kind, "message": message}
 
 
 def _mined(what):
@@ -248,16 +273,19 @@ def _mined(what):
     return answer if isinstance(answer, dict) and answer else None
 
 
-def retire(host, path=None):
+def retire(host, path=None, undo=False):
     """Take a client, or one directory of it, out of the backup on purpose.
 
     Nothing of it is dumped any more, nor reported as missing. Its dumps stay on their tapes until
-    those are overwritten. If it publishes again later, it is back.
+    those are overwritten. While it is still published, it stays retired, and each collection says
+    so; what was gone and is published again is back.
 
     host
         The client's minion id.
     path
         The directory; without one, the client and all of its directories.
+    undo
+        True: take it back. It is in the next run, if it is published.
 
     Returns what changed.
 
@@ -268,10 +296,11 @@ def retire(host, path=None):
         salt backup-server amanda.retire web1 /srv/wiki
     """
     with _salt_errors():
-        _server_settings()
+        _collect(_server_settings())  # what is gone by now is back when it is published again
         with amanda_fleet.alone(amanda_layout.FLEET):
             previous = amanda_fleet.load(amanda_layout.FLEET)
-            fleet = amanda_fleet.retire(previous, host, path)
+            change = amanda_fleet.unretire if _flag("undo", undo) else amanda_fleet.retire
+            fleet = change(previous, host, path)
             amanda_fleet.save(fleet, amanda_layout.FLEET)
         return amanda_fleet.diff(previous, fleet)
 
@@ -321,7 +350,7 @@ def tapes(config=None):
         salt backup-server amanda.tapes
     """
     with _salt_errors():
-        settings = _server_settings()
+        settings, _ = _usable_settings()
         places = amanda_layout.places(settings.config(config).name, settings.paths)
         return amanda_tapes.tapes(places, amanda_platform.detect().user)
 
@@ -381,10 +410,11 @@ def run_due():
     """Start the run of each config whose ``cron`` time has come; Salt's scheduler calls this.
 
     However many runs were missed, one makes up for them. Where the run in progress or an earlier
-    call has left a result that nobody was told of, it is reported first.
+    call has left a result that nobody was told of, it is reported first. While the pillar is
+    broken, the settings of the last good apply are used.
 
-    Returns ``reported``, results of earlier runs, and ``runs``, those of the runs that were due;
-    nothing at all if there is nothing to say.
+    Returns ``pillar``, what is wrong with it, ``reported``, results of earlier runs, and ``runs``,
+    those of the runs that were due; nothing at all if there is nothing to say.
 
     CLI Example:
 
@@ -393,24 +423,32 @@ def run_due():
         salt backup-server amanda.run_due
     """
     with _salt_errors():
-        settings = _server_settings()
-        answer = {"reported": [_report(result) for result in amanda_results.unreported()]}
+        settings, fault = _usable_settings()
+        if fault:
+            _tell_end({"config": "pillar", "state": "failed", "success": False, "message": fault})
+            __context__["retcode"] = 2
+        answer = {"pillar": fault}
+        answer["reported"] = [_report(result) for result in amanda_results.unreported()]
         answer["runs"] = [
             result
             for config in settings.configs.values()
-            if config.cron and (result := _run_if_due(settings, config))
+            if config.cron and (result := _run_if_due(settings, config, fault))
         ]
         return {key: results for key, results in answer.items() if results}
 
 
-def _run_if_due(settings, config):
-    """Return the result of the run of *config* if one was due, else None."""
+def _run_if_due(settings, config, fault):
+    """Return the result of the run of *config* if one was due, else None.
+
+    fault
+        What is wrong with the pillar, or None.
+    """
     due = amanda_due.look(config.name, config.cron, config.splay, settings.server)
     if not due.run:
         return None
     action = "backup_and_mirror" if settings.mirror else "backup"
     try:
-        run = _start(action, config.name, settings)
+        run = _start(action, config.name, settings, fault)
     except AmandaError as error:
         late = datetime.datetime.now(datetime.timezone.utc) - due.planned
         if isinstance(error, amanda_unit.Busy) and late < _PATIENCE:
@@ -432,12 +470,14 @@ def _run(action, config, **options):
     return result
 
 
-def _start(action, config, settings, **options):
+def _start(action, config, settings, fault=None, **options):
     """Collect and start a run; return its id."""
     if amanda_unit.running():
         raise amanda_unit.Busy(amanda_unit.running())
     amanda_host.check_paths(settings)  # that the mirror is usable is its own step's business
     collected = _collect(settings)
+    if fault:
+        collected["findings"].append(_finding(settings, "pillar", fault))
     return amanda_unit.start(action, config, settings, collected=collected, **options)
 
 
@@ -466,13 +506,14 @@ def _shown(result):
 
 
 def status(config=None):
-    """Return the run in progress, as far as it is, and the last backup that ended.
-
-    ``last`` is a run of :func:`backup` or :func:`backup_and_mirror`: a check or a mirror since then
-    doesn't hide what became of it.
+    """Return the run in progress, as far as it is, and each config's last backup that ended.
 
     config
-        Which Amanda config; may be left out if there is only one.
+        Tell of this Amanda config alone.
+
+    Returns ``running``, None if no run is going on, and ``last``, by config: a check or a mirror
+    since that :func:`backup` or :func:`backup_and_mirror` doesn't hide what became of it. While the
+    pillar is broken also ``pillar``, what is wrong with it.
 
     CLI Example:
 
@@ -481,20 +522,23 @@ def status(config=None):
         salt backup-server amanda.status
     """
     with _salt_errors():
-        name = _server_settings().config(config).name
-        return {
-            "running": _shown(_running(name)),
-            "last": _shown(amanda_results.last(name, amanda_results.BACKUPS)),
+        settings, fault = _usable_settings()
+        names = [settings.config(config).name] if config else list(settings.configs)
+        last = {name: amanda_results.last(name, amanda_results.BACKUPS) for name in names}
+        told = {
+            "running": _shown(_running(names)),
+            "last": {name: _shown(result) for name, result in last.items()},
         }
+        return {**told, "pillar": fault} if fault else told
 
 
-def _running(config):
-    """Return the result, so far, of the run of *config* in progress; None if there is none."""
+def _running(configs):
+    """Return the result, so far, of the run of one of *configs* in progress, or None."""
     run = amanda_unit.running()
-    if not run or run["config"] != config or not run["id"]:
+    if not run or run["config"] not in configs or not run["id"]:
         return None
     with contextlib.suppress(AmandaError):  # it has not begun to write, or that is damaged
-        return amanda_results.read(amanda_results.path(config, run["id"]))
+        return amanda_results.read(amanda_results.path(run["config"], run["id"]))
     return None
 
 
@@ -503,9 +547,17 @@ def _running(config):
 
 def _catalogue(host, path, source, config, generation, at=None):
     """Give the catalogue with the newest dump of *path* of *host*; a context manager."""
-    settings, user = _server_settings(), amanda_platform.detect().user
+    (settings, _), user = _usable_settings(), amanda_platform.detect().user
     at = amanda_sources.timestamp(at)
     return amanda_sources.holding(settings, host, path, source, user, config, generation, at)
+
+
+def _with_unread(catalogue, answer):
+    """Return *answer* with the configs that may hold a newer dump but can't be read."""
+    unread = [{"config": name, "problem": catalogue.unread[name]} for name in catalogue.unread]
+    if isinstance(answer, list):
+        return [*answer, *unread]
+    return {**answer, "unread": unread} if unread else answer
 
 
 def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
@@ -525,6 +577,8 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
     generation
         Which generation of the mirror, if not the newest.
 
+    Another config that may hold a newer dump but can't be read is told of with its ``problem``.
+
     CLI Example:
 
     .. code-block:: bash
@@ -534,8 +588,8 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
     with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
         if path is None:
             moment = amanda_sources.timestamp(at)
-            return amanda_find.list_disks(catalogue.dumps, host, moment)
-        return amanda_find.list_names(
+            return _with_unread(catalogue, amanda_find.list_disks(catalogue.dumps, host, moment))
+        names = amanda_find.list_names(
             catalogue.dumps,
             catalogue.source,
             host,
@@ -543,6 +597,7 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
             amanda_sources.timestamp(at),
             catalogue.user,
         )
+        return _with_unread(catalogue, names)
 
 
 def versions(host, path, source="tapes", config=None, generation=None):
@@ -558,7 +613,8 @@ def versions(host, path, source="tapes", config=None, generation=None):
         salt backup-server amanda.versions web1 /etc/hosts
     """
     with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
-        return amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
+        found = amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
+        return _with_unread(catalogue, found)
 
 
 def recover(host, path, at=None, destination=None, source="tapes", config=None, generation=None):
@@ -584,7 +640,7 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
         salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
     """
     with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
-        return amanda_restore.recover(
+        answer = amanda_restore.recover(
             catalogue.dumps,
             catalogue.source,
             host,
@@ -595,6 +651,7 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
             user=catalogue.user,
             progress=_teller(catalogue.config),
         )
+        return _with_unread(catalogue, answer)
 
 
 def _new_destination(host):

@@ -5,6 +5,7 @@ predicts. What can't be told yet, because a package is still missing, is predict
 the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
 """
 
+import contextlib
 import importlib
 import shutil
 import sys
@@ -17,6 +18,7 @@ for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
     del sys.modules[_stale]
 importlib.invalidate_caches()
 
+import amanda_applied
 import amanda_conf
 import amanda_directories
 import amanda_encryption
@@ -60,7 +62,8 @@ def _converge(name, plan, act, deferrable=False):
     act
         Function that makes them.
     deferrable
-        What it touches is used by a run; while there is one, nothing is changed.
+        What it touches is used by a run: while there is one, nothing is changed, and while it is
+        changed, none begins. What isn't there at all then is a failure.
     """
     try:
         changes = plan()
@@ -68,11 +71,10 @@ def _converge(name, plan, act, deferrable=False):
             return _result(name, True, {}, _AS_WANTED)
         if __opts__["test"]:
             return _result(name, None, changes, "Would be changed.")
-        if deferrable and amanda_unit.running():
-            return _result(
-                name, True, {}, "Deferred, since a backup is running: apply again after it."
-            )
-        act()
+        with amanda_unit.no_start() if deferrable else contextlib.nullcontext():
+            if deferrable and amanda_unit.running():
+                return _deferred(name, changes)
+            act()
         left = plan()
     except _NotYet as reason:
         return _result(name, None if __opts__["test"] else False, {}, f"Can't be told: {reason}.")
@@ -81,6 +83,18 @@ def _converge(name, plan, act, deferrable=False):
     if left:
         return _result(name, False, changes, f"Still not as it should be: {', '.join(left)}.")
     return _result(name, True, changes, "Changed.")
+
+
+def _deferred(name, changes):
+    """Return the result of a state that leaves *changes* undone since a run is going on."""
+    names = [*list(changes)[:5], *(["…"] if len(changes) > 5 else [])]
+    comment = f"a backup is running. Not changed: {', '.join(names)}. Apply again after it."
+    if all(change["old"] is None for change in changes.values()):
+        return _result(name, False, {}, f"Not there yet, since {comment}")
+    return {
+        **_result(name, True, {}, f"Deferred: what is in use stays as it is, since {comment}"),
+        "warnings": [f"{name} is not yet as it should be: {comment}"],
+    }
 
 
 def _result(name, result, changes, comment):
@@ -270,7 +284,8 @@ def hardened(name):
     """Leave Amanda only the power it needs: to read every file, and nothing else.
 
     Its programs lose their setuid bits, a tar of the dump user's group may read all files
-    instead, and no inetd service answers. See :mod:`amanda_hardening`.
+    instead, no inetd service answers, and its directory in ``/tmp`` is made before any user of the
+    host can. See :mod:`amanda_hardening` and :mod:`amanda_tmpdir`.
 
     .. code-block:: yaml
 
@@ -466,6 +481,19 @@ def _tape_changes(config, wanted):
     if wanted and not changes:
         changes["slots"] = {"old": None, "new": f"{len(wanted.make)} made"}
     return changes
+
+
+def settings_kept(name):
+    """Keep the settings of this apply: while the pillar is broken, runs and restores use them.
+
+    To be required to come after all that they ask for.
+
+    .. code-block:: yaml
+
+        settings of the last good apply:
+          amanda.settings_kept
+    """
+    return _files(name, lambda: amanda_applied.files(_settings()), deferrable=True)
 
 
 def scheduled(name):

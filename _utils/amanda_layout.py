@@ -42,6 +42,7 @@ ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
 # STATE
 FLEET = STATE / "fleet.json"  # what amanda.collect last saw
 SPECIFICATION = STATE / "specification.json"  # what the run in progress was asked
+APPLIED = STATE / "settings.json"  # the settings of the last good apply
 DUE = STATE / "due.json"  # when each config last ran
 RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json

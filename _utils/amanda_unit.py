@@ -103,7 +103,7 @@ def start(
     }
     # Two callers at a time: the second must not replace the specification that the first's run
     # is about to read.
-    with _starting():
+    with no_start():
         current = running()
         if current:
             raise Busy(current)
@@ -122,8 +122,13 @@ def _need_systemd():
 
 
 @contextlib.contextmanager
-def _starting():
-    handle = os.open(amanda_layout.STATE, os.O_RDONLY | os.O_DIRECTORY)
+def no_start():
+    """Let no run be started during this block; one that goes on is not stopped."""
+    try:
+        handle = os.open(amanda_layout.STATE, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # a client, or a server before its first apply: nothing can run here
+        yield
+        return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -39,6 +39,15 @@ mirror:
       - sls: backup.pillar
 {% endif %}
 
+# Last, once all that they ask for is there: by these a run goes while the pillar is broken.
+settings of the last good apply:
+  amanda.settings_kept:
+    - require:
+      - amanda: encryption keys
+      {%- for config in (configs if configs is mapping else []) %}
+      - amanda: {{ ("tapes of " ~ config) | json }}
+      {%- endfor %}
+
 scheduled backups:
   amanda.scheduled:
     - require:

@@ -42,15 +42,29 @@ with open("{PROCESSES}", "wb", 0) as out:
 def watched(bed: Bed):
     """Record for this block the event bus, and all processes' arguments and environments."""
     started = [_start(bed, host, [salt.PYTHON, "-c", _SAMPLER]) for host in bed.hosts]
+    try:
+        with events(bed):
+            yield
+    finally:
+        _end(started)
+
+
+@contextlib.contextmanager
+def events(bed: Bed):
+    """Record the event bus for this block, on the master in the file EVENTS."""
     listen = f"exec salt-run --no-color state.event > {EVENTS} 2>/dev/null"
-    started.append(_start(bed, salt.MASTER, ["sh", "-c", listen]))
+    started = [_start(bed, salt.MASTER, ["sh", "-c", listen])]
     try:
         until(lambda: _hears(bed), "the first event heard")
         yield
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        _end(started)
+
+
+def _end(started: list[subprocess.Popen]) -> None:
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def _start(bed: Bed, host: str, argv: list[str]) -> subprocess.Popen:

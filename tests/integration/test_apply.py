@@ -53,6 +53,7 @@ ON_THE_SERVER = f"""
 /var/lib/amanda/vtapes/daily/slot10/        backup:backup 700
 /var/lib/salt-amanda/                       root:root 700
 /var/lib/salt-amanda/runs/                  root:root 700
+/var/lib/salt-amanda/settings.json          root:root 600
 """
 
 

@@ -6,6 +6,7 @@ A config of one small directory keeps the dumps here short; afterwards the serve
 import contextlib
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -192,6 +193,31 @@ def test_a_directory_that_vanishes_is_kept_and_reported(fleet, no_own_directory)
     checked = fleet.salt(SERVER, "amanda.check", "daily")[SERVER]
     assert f"web1 {WIKI}" in str(checked["steps"][0]["missing"])
     assert f'web1 "{WIKI}"' in fleet.read(SERVER, "/etc/amanda/daily/disklist").decode()
+    fleet.run(SERVER, ["rm", FLEET])
+
+
+def test_a_retired_directory_stays_so_while_it_is_published_and_adding_it_again_works(
+    fleet, no_own_directory
+):
+    assert single(fleet, "web1", "amanda.directory", WIKI)["result"] is True
+    assert fleet.salt(SERVER, "amanda.retire", "web1", WIKI)[SERVER]["web1"][WIKI]
+    time.sleep(1.1)  # publications are told apart by seconds
+    fleet.salt("web1", "amanda.publish")
+    assert "directory_absent" in findings(collect(fleet), "retired")["web1"]
+    assert stored(fleet)["web1"]["directories"][WIKI]["retired"]
+    single(fleet, "web1", "amanda.directory_absent", WIKI)
+    assert collect(fleet)["findings"] == []
+    assert single(fleet, "web1", "amanda.directory", WIKI)["result"] is True
+    assert "is back" in findings(collect(fleet), "returned")["web1"]
+    single(fleet, "web1", "amanda.directory_absent", WIKI)
+    fleet.salt(SERVER, "amanda.retire", "web1", WIKI)
+    assert single(fleet, "web1", "amanda.directory", WIKI)["result"] is True
+    assert "is back" in findings(collect(fleet), "returned")["web1"]
+    fleet.salt(SERVER, "amanda.retire", "web1", WIKI)
+    fleet.salt(SERVER, "amanda.retire", "web1", WIKI, undo=True)
+    assert "is back" in findings(collect(fleet), "returned")["web1"]
+    said = fleet.salt(SERVER, "amanda.collect", test="maybe", check=False)[SERVER]
+    assert "test=maybe is neither True nor False" in said
     fleet.run(SERVER, ["rm", FLEET])
 
 

@@ -153,8 +153,8 @@ def test_bad_input_on_the_master_fails_functions_with_the_same_words(fleet, pill
     pillar.add("bad", daily(tapecycle=7), SERVER)
     pillar.refresh()
     states = apply(fleet, SERVER, check=False)[SERVER]
-    for function in ("backup_and_mirror", "collect", "check", "tapes", "run_due", "status"):
-        said = fleet.salt(SERVER, f"amanda.{function}", check=False)[SERVER]
+    for function in ("backup_and_mirror", "collect", "check", "retire web1", "label"):
+        said = fleet.salt(SERVER, *f"amanda.{function}".split(), check=False)[SERVER]
         assert states[0]["comment"] in said, function
     assert listing(fleet, SERVER) == before
 
@@ -197,6 +197,7 @@ def test_an_amanda_conf_broken_by_an_edit_is_refused_and_the_one_in_use_stays(
     assert [name for name, state in states.items() if state["result"] is False] == [
         "Amanda config daily",
         "tapes of daily",
+        "settings of the last good apply",
     ]
     assert fleet.read(SERVER, CONF) == in_use
     assert listing(fleet, SERVER) == before

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from tests.integration import backups, fleet
+from tests.integration import backups, fleet, leaks
 from tests.integration.backups import SERVER, good, steps, until
 
 DUE = "/var/lib/salt-amanda/due.json"
@@ -109,3 +109,48 @@ def test_a_run_that_is_due_while_another_goes_on_waits_for_its_turn(daily):
         assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
     (result,) = daily.salt(SERVER, "amanda.run_due")[SERVER]["runs"]
     good(result)
+
+
+@pytest.fixture
+def broken(daily, module_pillar):
+    """Give the fleet whose server gets a pillar with a slip, which then is repaired."""
+    top = module_pillar.root / "top.sls"
+    good = top.read_text()
+    module_pillar.add("slip", {"colour": "red"}, SERVER)
+    module_pillar.refresh()
+    yield daily
+    top.write_text(good)
+    module_pillar.refresh()
+
+
+def test_a_broken_pillar_stops_no_run_that_is_due_and_is_reported_until_it_is_repaired(broken):
+    broken.salt(SERVER, "amanda.run_due", check=False)
+    was = miss(broken, 1)
+    slip = "pillar backup:colour: unknown key"
+    with leaks.events(broken):
+        done = broken.run("master", ["salt", "--out=json", SERVER, "amanda.run_due"], check=False)
+        told = f"salt/amanda/{SERVER}/pillar/failed".encode()
+        until(lambda: told in broken.read("master", leaks.EVENTS), "the event", 10)
+    answer = json.loads(done.stdout)[SERVER]
+    assert answer["pillar"].startswith(slip) and done.returncode
+    (result,) = answer["runs"]
+    assert slip in steps(good(result))["collect"]["findings"][-1]["message"]
+    assert served(broken) == was
+    answer = broken.salt(SERVER, "amanda.run_due", check=False)[SERVER]
+    assert answer["pillar"].startswith(slip) and "runs" not in answer
+
+
+def test_a_broken_pillar_keeps_no_file_from_being_found_and_restored(broken):
+    assert broken.salt(SERVER, "amanda.status")[SERVER]["pillar"].startswith("pillar backup:colour")
+    assert broken.salt(SERVER, "amanda.tapes")[SERVER]
+    assert broken.salt(SERVER, "amanda.ls", "web1", "/etc")[SERVER]["count"]
+    assert broken.salt(SERVER, "amanda.versions", "web1", "/etc/hostname")[SERVER]
+    assert broken.salt(SERVER, "amanda.recover", "web1", "/etc/hostname")[SERVER]["files"] == 1
+
+
+@pytest.mark.parametrize("function", ["check", "label", "backup", "mirror", "collect"])
+def test_what_an_administrator_starts_by_hand_is_refused_while_the_pillar_is_broken(
+    broken, function
+):
+    said = broken.salt(SERVER, f"amanda.{function}", check=False)[SERVER]
+    assert "pillar backup:colour: unknown key" in said
