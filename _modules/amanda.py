@@ -12,35 +12,30 @@ publishes.
 
 import contextlib
 import datetime
-import importlib
 import logging
-import sys
 import time
 
-# A minion keeps what it has imported for as long as it runs: without this, what was synced just now
-# would call the engine of before the sync.
-for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
-    del sys.modules[_stale]
-importlib.invalidate_caches()
-
-import amanda_applied
-import amanda_collect
-import amanda_directories
-import amanda_due
-import amanda_find
-import amanda_fleet
-import amanda_host
-import amanda_layout
-import amanda_platform
-import amanda_restore
-import amanda_results
-import amanda_settings
-import amanda_sources
-import amanda_ssh
-import amanda_tapes
-import amanda_unit
-from amanda_errors import AmandaError, ArgumentError, PillarError
+import amanda_synced
 from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
+
+with amanda_synced.engine():
+    import amanda_applied
+    import amanda_collect
+    import amanda_directories
+    import amanda_due
+    import amanda_find
+    import amanda_fleet
+    import amanda_host
+    import amanda_layout
+    import amanda_platform
+    import amanda_restore
+    import amanda_results
+    import amanda_settings
+    import amanda_sources
+    import amanda_ssh
+    import amanda_tapes
+    import amanda_unit
+    from amanda_errors import AmandaError, ArgumentError, PillarError
 
 __virtualname__ = "amanda"
 

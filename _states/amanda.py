@@ -6,35 +6,31 @@ the reason. The SLS ``backup`` uses them all; :func:`directory` is for any SLS.
 """
 
 import contextlib
-import importlib
 import shutil
 import sys
 import time
 from pathlib import Path
 
-# A minion keeps what it has imported for as long as it runs: without this, what was synced just now
-# would call the engine of before the sync.
-for _stale in [name for name in sys.modules if name.startswith("amanda_")]:
-    del sys.modules[_stale]
-importlib.invalidate_caches()
-
-import amanda_applied
-import amanda_conf
-import amanda_directories
-import amanda_encryption
-import amanda_files
-import amanda_former
-import amanda_hardening
-import amanda_host
-import amanda_layout
-import amanda_platform
-import amanda_provision
-import amanda_settings
-import amanda_ssh
-import amanda_tapes
-import amanda_unit
-from amanda_errors import AmandaError, PillarError
+import amanda_synced
 from salt.exceptions import CommandExecutionError, SaltException
+
+with amanda_synced.engine():
+    import amanda_applied
+    import amanda_conf
+    import amanda_directories
+    import amanda_encryption
+    import amanda_files
+    import amanda_former
+    import amanda_hardening
+    import amanda_host
+    import amanda_layout
+    import amanda_platform
+    import amanda_provision
+    import amanda_settings
+    import amanda_ssh
+    import amanda_tapes
+    import amanda_unit
+    from amanda_errors import AmandaError, PillarError
 
 __virtualname__ = "amanda"
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -91,6 +92,24 @@ def test_of_many_callers_at_once_exactly_one_starts_a_run(fleet):
     assert sorted(answers)[1:] == ["busy"] * 5
     # Those who started it have gone, and it goes on.
     assert amanda_unit.follow("daily", min(answers), 120)["success"]
+
+
+def test_no_run_begins_while_a_state_changes_what_it_would_use(fleet):
+    began = threading.Event()
+
+    def start():
+        began.set()
+        started.append(amanda_unit.start("check", "daily", fleet.settings))
+
+    started = []
+    with amanda_unit.no_start():
+        caller = threading.Thread(target=start)
+        caller.start()
+        began.wait()
+        time.sleep(1)
+        assert amanda_unit.running() is None and not started
+    caller.join(30)
+    assert amanda_unit.follow("daily", *started, 120)["success"]
 
 
 def test_following_ends_after_its_time_and_leaves_the_run_going(fleet):

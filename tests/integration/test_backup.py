@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.integration import backups
+from tests.integration import fleet as on_fleet
 from tests.integration.backups import MIRROR, SERVER, catalogue, dles, good, steps
 from tests.testbed import SaltError, salt
 
@@ -270,6 +271,30 @@ def test_a_second_run_is_refused_and_told_which_is_going_on(mirrored, first):
             said = caught.value.data[SERVER]
             assert "backup of daily has been going on since 20" in said
             assert "amanda.status" in said
+
+
+def test_a_state_leaves_what_a_run_uses_and_a_config_that_is_not_there_yet_is_a_failure(
+    mirrored, first
+):
+    more = {"configs": {"daily": {"org": "another"}, "second": {"cron": False}}}
+    options = {"pillar": {"backup": more}, "check": False}
+    conf = mirrored.read(SERVER, "/etc/amanda/daily/amanda.conf")
+    with backups.held_run(mirrored, "backup"):
+        states = {
+            each["__id__"]: each for each in on_fleet.apply(mirrored, SERVER, **options)[SERVER]
+        }
+    daily, second = states["Amanda config daily"], states["Amanda config second"]
+    assert (daily["result"], daily["changes"]) == (True, {}) and daily["warnings"]
+    assert daily["comment"].startswith("Deferred: what is in use stays as it is")
+    assert mirrored.read(SERVER, "/etc/amanda/daily/amanda.conf") == conf
+    assert (second["result"], second["changes"]) == (False, {})
+    assert second["comment"].startswith("Not there yet, since a backup is running")
+    assert states["settings of the last good apply"]["result"] is False
+    on_fleet.apply(mirrored, SERVER, pillar={"backup": more})
+    assert b"another" in mirrored.read(SERVER, "/etc/amanda/daily/amanda.conf")
+    assert b"second" in mirrored.read(SERVER, "/var/lib/salt-amanda/settings.json")
+    on_fleet.apply(mirrored, SERVER)
+    on_fleet.forget(mirrored, "second")
 
 
 def test_a_run_goes_on_when_the_minion_is_restarted_and_is_reported_later_once(mirrored, first):
