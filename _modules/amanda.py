@@ -376,7 +376,9 @@ def mirror(config=None, accept=False):
 
         salt backup-server amanda.mirror
     """
-    return _run("mirror", config, accept=accept is True)
+    with _salt_errors():
+        _flag("accept", accept)
+    return _run("mirror", config, accept=accept)
 
 
 def backup_and_mirror(config=None):

@@ -260,7 +260,7 @@ def test_without_the_tapes_directory_dumps_wait_and_the_next_run_writes_them(fle
 def test_when_every_tape_is_too_recent_the_reason_says_so(fleet):
     data = directory("data")
     fleet.client("web1", [data])
-    for number in range(1, 11):
+    for number in range(1, fleet.settings.config("daily").slots + 1):
         fleet.amanda("amadmin", "daily", "no-reuse", f"daily-{number:04}")
     (entry,) = dles(fleet.run("backup")).values()
     assert "no tape may be written" in entry["reason"]
@@ -423,6 +423,9 @@ def test_with_one_client_down_what_the_others_dumped_is_mirrored(fleet):
 
 
 def test_trouble_with_the_holding_disk_does_not_hide_what_was_dumped(fleet):
+    # One after the other, the small one first, so that it is on tape when the large one fails.
+    fleet.pillar["configs"]["daily"].update(inparallel=1, dumporder="s")
+    fleet.configure()
     data, large = directory("data"), directory("large", 30_000_000)
     fleet.client("web1", [data])
     fleet.client("db1", [large])
