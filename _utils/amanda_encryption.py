@@ -7,6 +7,7 @@ key: ``~/.gnupg/am_key.gpg`` and ``~/.am_passphrase`` of the dump user, see amcr
 
 import base64
 import os
+import time
 
 import amanda_files
 from amanda_command import run
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 RECIPIENTS_KEY = "backup:encryption:recipients"
 
+_FULL = (0, "OK")
 _IDENTITY = "age-secret-key-"
 _RECIPIENT = "age"
 _ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
@@ -85,6 +87,23 @@ def recipients(encryption):
     """
     own = [_public(identity) for identity in _identities()]
     return tuple(dict.fromkeys([*own, *encryption.recipients]))
+
+
+def sealed_to_others(dumps):
+    """Return which DLEs' last state was sealed before the recipients were last changed.
+
+    dumps
+        What :func:`amanda_catalogue.read` gives.
+
+    A list of pairs of host and disk. A key that was added since doesn't open all of that state.
+    """
+    try:
+        changed = AGE_RECIPIENTS.stat().st_mtime  # it is only written when it changes
+    except FileNotFoundError:  # amcrypt
+        return []
+    since = time.strftime("%Y%m%d%H%M%S", time.localtime(changed))
+    fulls = {(dump.host, dump.disk): dump for dump in dumps if (dump.level, dump.status) == _FULL}
+    return [name for name, full in fulls.items() if full.timestamp < since]
 
 
 def canary(encryption, user):

@@ -18,6 +18,7 @@ from amanda_layout import places
 from amanda_rights import as_user
 
 _MIRROR_USER = "backup:mirror:user"
+_MIRROR_SECONDS = 30  # for how long its file server may take to answer
 
 
 def check(settings, platform):
@@ -143,6 +144,11 @@ def check_mirror(mirror, platform):
     """
     check_mirror_user(mirror.user, platform)
     try:
-        as_user(mirror.user, amanda_mirror_user.check_usable, mirror.directory)
+        as_user(
+            mirror.user,
+            amanda_mirror_user.check_usable,
+            mirror.directory,
+            patience=_MIRROR_SECONDS,
+        )
     except OSError as error:
         raise AmandaError(f"the mirror's directory can't be used: {error}") from error

@@ -92,6 +92,7 @@ def mirror(
 
     ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
+    ``differing`` has those of which the mirror's copy isn't what is on the disk; it stays.
     Raises :class:`~amanda_errors.AmandaError` if the disk lacks all tapes, or if the mirror can't
     be used or written, or doesn't answer; no earlier generation has changed then.
     """
@@ -120,6 +121,7 @@ def mirror(
         "copied_tapes": [label for label, _ in session.copied],
         "copied_bytes": manifest.new_bytes,
         "lacking": [label for label, _ in lacking],
+        "differing": session.differing,
         "pruned": pruned,
         "warnings": session.warnings,
         "seconds": round(time.monotonic() - started, 3),
@@ -135,7 +137,7 @@ class _Session:
         self.directory = str(settings.directory)
         self.top = Path(self.directory, config)
         self.warnings = []
-        self.copied = []
+        self.copied, self.differing = [], []
         self.doubts = False  # whatever is doubtful pauses pruning
         self._there(amanda_mirror_user.prepare, self.directory, config)
         held = self._there(amanda_mirror_user.survey, self.directory, config)
@@ -215,12 +217,15 @@ class _Session:
             return None
         if known:
             if here != files:
-                self.doubt(
-                    f"tape {' written at '.join(key)} is no longer as it was mirrored. The "
-                    "mirror's copy stays; verify the tape"
-                )
+                self._differs(key, "The mirror's copy stays; see which of them is right")
             return known
         return self._unlisted(key, here) if here == files else None
+
+    def _differs(self, key, consequence):
+        """Tell of a tape on the disk that isn't what earlier generations say it was."""
+        self.differing.append(key[0])
+        tape = " written at ".join(key)
+        self.doubt(f"tape {tape} is no longer as it was mirrored. {consequence}")
 
     def _unlisted(self, key, files):
         """Return the copy of a tape that an interrupted run brought here in full."""
@@ -252,10 +257,7 @@ class _Session:
         known = self.known.get(key)
         if known and known != copy:
             self._there(amanda_mirror_user.discard, partial)
-            self.doubt(
-                f"tape {' written at '.join(key)} is no longer as it was mirrored, so the "
-                "mirror's damaged copy can't be made good"
-            )
+            self._differs(key, "So the mirror's damaged copy can't be made good")
             return known
         texts = [[SUMS, amanda_manifest.sums(files)]]
         self._there(amanda_mirror_user.finish, partial, str(final), texts, True)

@@ -13,9 +13,9 @@ import time
 import traceback
 from pathlib import Path
 
-import amanda_amdump
 import amanda_backup
 import amanda_catalogue
+import amanda_check
 import amanda_clock
 import amanda_command
 import amanda_conf
@@ -27,7 +27,6 @@ import amanda_host
 import amanda_layout
 import amanda_mirror
 import amanda_platform
-import amanda_reach
 import amanda_results
 import amanda_retention
 import amanda_settings
@@ -292,76 +291,36 @@ def mirror(work):
     if work.settings.mirror is None:
         raise AmandaError("there is no mirror: set mirror in pillar backup")
     amanda_host.check_mirror_user(work.settings.mirror.user, work.platform)
+    dumps = amanda_catalogue.read(work.places)
     answer = amanda_mirror.mirror(
         work.places,
         work.settings.mirror,
         work.settings.encryption.method,
         run=work.timestamp,
-        fulls=amanda_mirror.last_fulls(amanda_catalogue.read(work.places)),
+        fulls=amanda_mirror.last_fulls(dumps),
         progress=work.report.progress,
         platform=work.platform,
         accept=work.accept,
     )
     answer.pop("seconds")
+    answer["warnings"] += _sealed_to_others(work, dumps)
     message = f"{answer['copied_bytes']} bytes copied to {work.settings.mirror.directory}"
     message = ". ".join([message, *answer["warnings"]])
-    return {"success": not answer["lacking"], "message": message, **answer}
+    success = not (answer["lacking"] or answer["differing"])
+    return {"success": success, "message": message, **answer}
 
 
-def check(work):
-    """Ask Amanda about the server, and each client over SSH, at a time; and try the mirror."""
-    server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
-    problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
-    if server.returncode and not problems:
-        problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
-    problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
-    retention = amanda_retention.look(work.places, work.config)
-    problems += filter(None, [amanda_retention.shortage(retention, work.config)])
-    problems += _mirror_problems(work)
-    reached = amanda_reach.probe(work.hosts(), work.user)
-    clients = {
-        host: {"host": host, "success": not reach.problem, "message": reach.message}
-        for host, reach in reached.items()
-    }
-    for host, problem in _client_problems(work, reached):
-        clients[host].update(success=False)
-        clients[host]["message"] = "; ".join(filter(None, [clients[host]["message"], problem]))
-    failed = [client for client in clients.values() if not client["success"]]
-    message = f"{len(clients) - len(failed)} of {len(clients)} clients can be dumped"
-    said = [f"server: {problem}" for problem in problems]
-    said += [client["message"] for client in failed]
-    return {
-        "success": not (problems or failed),
-        "message": ". ".join([message, *said]),
-        "server": problems,
-        "clients": list(clients.values()),
-    }
-
-
-def _mirror_problems(work):
-    try:
-        if work.settings.mirror:
-            amanda_host.check_mirror(work.settings.mirror, work.platform)
-    except AmandaError as error:
-        return [str(error)]
-    return []
-
-
-def _client_problems(work, reached):
-    """Return what amcheck finds on the clients that can be reached, pairs of host and problem."""
-    good = [host for host, reach in reached.items() if not reach.problem]
-    if not good:
+def _sealed_to_others(work, dumps):
+    """Warn of what a recipient that was added lately doesn't open yet."""
+    dles = set(work.dles() or [(dump.host, dump.disk) for dump in dumps])
+    names = [" ".join(dle) for dle in amanda_encryption.sealed_to_others(dumps) if dle in dles]
+    if work.settings.encryption.method != "age" or not names:
         return []
-    argv = ["amcheck", "--exact-match", "-c", work.config.name, *good]
-    answer = amanda_command.run(argv, user=work.user, ok=None)
-    found = []
-    for problem in amanda_amdump.problems(answer.stdout.decode(errors="replace")):
-        host, _, text = problem.partition(": ")
-        if host in reached:
-            found.append((host, f"{host}: {text}"))
-    if answer.returncode and not found:
-        raise AmandaError(f"amcheck failed: {answer.stdout.decode(errors='replace')[-500:]}")
-    return found
+    return [
+        "backup:encryption:recipients has changed: a key that was added opens no dump of before, "
+        f"so not yet all of {', '.join(names[:5])}{' …' if names[5:] else ''}; their next full "
+        f"dumps will do ('amadmin {work.config.name} force HOST' as {work.user} has them at once)"
+    ]
 
 
 def label(work):
@@ -386,7 +345,7 @@ ACTIONS = {
     "backup_and_mirror": (*_DUMP, _MIRROR),
     "backup": _DUMP,
     "mirror": (_CLEANUP, _MIRROR),
-    "check": (("collect", collect, ()), ("canary", canary, ()), ("check", check, ())),
+    "check": (("collect", collect, ()), ("canary", canary, ()), ("check", amanda_check.check, ())),
     "label": (("label", label, ()),),
 }
 """The steps of each action: name, function, and the steps without whose success it can't be."""

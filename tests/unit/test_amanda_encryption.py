@@ -3,11 +3,13 @@
 import dataclasses
 import os
 import stat
+import time
 
 import amanda_encryption
 import amanda_platform
 import amanda_settings
 import pytest
+from amanda_catalogue import Dump
 from amanda_errors import AmandaError
 
 # Made by age-keygen 1.1.1, and used for nothing else.
@@ -136,3 +138,19 @@ def test_what_opens_the_dumps_is_listed_for_escrow(platform):
     assert amanda_encryption.escrow(age(), platform) == (amanda_encryption.AGE_IDENTITY,)
     names = [path.name for path in amanda_encryption.escrow(AMCRYPT, platform)]
     assert names == [".am_passphrase", "am_key.gpg"]
+
+
+def test_what_was_sealed_before_a_recipient_was_added_is_told_until_the_next_full_dump(platform):
+    path = amanda_encryption.AGE_RECIPIENTS
+    assert amanda_encryption.sealed_to_others([dump("20261101010000")]) == []
+    path.parent.mkdir(parents=True)
+    path.write_text(OTHER)
+    moment = time.mktime((2026, 11, 2, 1, 0, 0, 0, 0, -1))
+    os.utime(path, (moment, moment))
+    old, increment = dump("20261101010000"), dump("20261103010000", level=1)
+    assert amanda_encryption.sealed_to_others([old, increment]) == [("web1", "/etc")]
+    assert amanda_encryption.sealed_to_others([old, dump("20261103010000")]) == []
+
+
+def dump(timestamp, level=0):
+    return Dump("daily", "web1", "/etc", timestamp, level, "OK", (), None, None, None, 5, "")

@@ -247,6 +247,7 @@ def test_a_tape_cut_short_after_it_was_mirrored_does_not_reach_the_mirror(site):
     (site.places.tapes / "slot1/00002.web1._etc.0").write_bytes(b"short")
     done = site.mirror()
     assert "no longer as it was mirrored" in done["warnings"][0]
+    assert done["differing"] == ["daily-0001"]
     assert done["pruned"]["paused"]
     assert content(site.top / "tapes") == before
     assert site.problems() == []
@@ -259,6 +260,7 @@ def test_a_damaged_copy_of_a_changed_tape_is_not_made_good_with_it(site):
     (site.places.tapes / "slot1/00002.web1._etc.0").write_bytes(os.urandom(300_000))
     done = site.mirror()
     assert "can't be made good" in " ".join(done["warnings"])
+    assert done["differing"] == ["daily-0001"]
     assert site.problems() == [f"{str(copy)!r} is missing"]
 
 

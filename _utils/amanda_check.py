@@ -1,0 +1,68 @@
+"""The step ``check``: whether a run would work, asked of the server, each client and the mirror."""
+
+import amanda_amdump
+import amanda_command
+import amanda_host
+import amanda_reach
+import amanda_retention
+from amanda_errors import AmandaError
+
+
+def check(work):
+    """Ask Amanda about the server, and each client over SSH, at a time; and try the mirror.
+
+    work
+        The :class:`amanda_run.Run`, once what was collected is in place.
+    """
+    server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
+    problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
+    if server.returncode and not problems:
+        problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
+    problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
+    retention = amanda_retention.look(work.places, work.config)
+    problems += filter(None, [amanda_retention.shortage(retention, work.config)])
+    problems += _mirror_problems(work)
+    reached = amanda_reach.probe(work.hosts(), work.user)
+    clients = {
+        host: {"host": host, "success": not reach.problem, "message": reach.message}
+        for host, reach in reached.items()
+    }
+    for host, problem in _client_problems(work, reached):
+        clients[host].update(success=False)
+        clients[host]["message"] = "; ".join(filter(None, [clients[host]["message"], problem]))
+    failed = [client for client in clients.values() if not client["success"]]
+    message = f"{len(clients) - len(failed)} of {len(clients)} clients can be dumped"
+    said = [f"server: {problem}" for problem in problems]
+    said += [client["message"] for client in failed]
+    return {
+        "success": not (problems or failed),
+        "message": ". ".join([message, *said]),
+        "server": problems,
+        "clients": list(clients.values()),
+    }
+
+
+def _mirror_problems(work):
+    try:
+        if work.settings.mirror:
+            amanda_host.check_mirror(work.settings.mirror, work.platform)
+    except AmandaError as error:
+        return [str(error)]
+    return []
+
+
+def _client_problems(work, reached):
+    """Return what amcheck finds on the clients that can be reached, pairs of host and problem."""
+    good = [host for host, reach in reached.items() if not reach.problem]
+    if not good:
+        return []
+    argv = ["amcheck", "--exact-match", "-c", work.config.name, *good]
+    answer = amanda_command.run(argv, user=work.user, ok=None)
+    found = []
+    for problem in amanda_amdump.problems(answer.stdout.decode(errors="replace")):
+        host, _, text = problem.partition(": ")
+        if host in reached:
+            found.append((host, f"{host}: {text}"))
+    if answer.returncode and not found:
+        raise AmandaError(f"amcheck failed: {answer.stdout.decode(errors='replace')[-500:]}")
+    return found
