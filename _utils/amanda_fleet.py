@@ -281,7 +281,7 @@ def save(fleet, path):
 def retire(fleet, minion_id, path=None, now=None):
     """Return *fleet* with a client, or with one directory of it, no longer backed up.
 
-    Its dumps stay on their tapes until those are overwritten. A retired client's address and
+    Its last state stays on tape, see :mod:`amanda_retention`. A retired client's address and
     keys are free for another. Once gone from the mine, what is published again is back.
 
     path
