@@ -272,8 +272,8 @@ def retire(host, path=None, undo=False):
     """Take a client, or one directory of it, out of the backup on purpose.
 
     Nothing of it is dumped any more, nor reported as missing. Its last state stays on tape, older
-    dumps until they are overwritten. While it is still published, it stays retired, and each collection says
-    so; what was gone and is published again is back.
+    dumps until they are overwritten. While it is still published, it stays retired, and each
+    collection says so; what was gone and is published again is back.
 
     host
         The client's minion id.
