@@ -14,10 +14,11 @@ import salt.utils.json
 
 def main():
     answers, sys.stdout = sys.stdout, sys.stderr  # Salt prints there that no minion matched
-    client = salt.client.LocalClient("/etc/salt/master")
     for line in sys.stdin:
         try:
-            said = client.cmd(**json.loads(line), full_return=True)
+            # A new one each time: the master has another key whenever it was restarted.
+            with salt.client.LocalClient("/etc/salt/master") as client:
+                said = client.cmd(**json.loads(line), full_return=True)
         except salt.exceptions.SaltException as error:
             said = {"error": str(error)}
         print(salt.utils.json.dumps(said), file=answers, flush=True)
