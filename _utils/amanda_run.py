@@ -36,6 +36,9 @@ from amanda_errors import AmandaError, CommandError
 _UNCOVERED = ("refused", "claimed", "incomplete", "limit", "config")
 """Findings of a collection that leave something out of the backup: no success without a word."""
 
+_OF_ALL = ("silent", "pillar")
+"""Findings that are about the server and the run as a whole."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -188,8 +191,9 @@ def collect(work):
     findings = work.collected.get("findings", [])
     uncovered = _uncovered(work.fleet, findings)
     message = f"{len(dles)} directories of {len(hosts)} clients"
-    message += f", {len(findings)} findings" if findings else ""
-    message = ". ".join([message, *(finding["message"] for finding in uncovered)])
+    message += f", findings: {len(findings)}" if findings else ""
+    told = [each for each in findings if each in uncovered or each["kind"] in _OF_ALL]
+    message = ". ".join([message, *(finding["message"] for finding in told)])
     if not dles:
         message = (
             f"there is nothing to back up in {work.config.name}: no client has published a "
