@@ -52,7 +52,9 @@ functional: setup
 integration: setup
 	$(PYTHON) -m pytest $(PICK) tests/integration
 
-test: check functional integration
+# Both wait more than they work, so they go side by side; each tells its story when it is done.
+test: check setup
+	$(MAKE) --jobs=2 --output-sync=target functional integration
 
 # With what takes minutes and shows little that is new.
 test-all: PICK :=
