@@ -84,6 +84,8 @@ class Dump:
     base
         The timestamp of the dump that this increment builds on, whether that one is still on tape
         or not; None for a full dump, and if no log tells it any more.
+    complete
+        False if something that was there could not be read, and is not in it.
     """
 
     config: str
@@ -99,6 +101,7 @@ class Dump:
     size: int
     message: str
     base: str | None = None
+    complete: bool = True
 
 
 _LOG = re.compile(r"log\.([0-9]{14}|[0-9]{8})(?:\.[0-9]+|\.amflush)?")
@@ -223,6 +226,15 @@ def _client_finished(lines):
     return "sendbackup: end" in lines and sizes and not sizes[-1].endswith("-1")
 
 
+def _incomplete(events, timestamp):
+    """Return timestamp, host, disk and level of each dump that lacks what could not be read."""
+    return {
+        (event.timestamp or timestamp, event.host, event.disk, event.level)
+        for event in events
+        if event.program == "dumper" and amanda_outcomes.unread(event)
+    }
+
+
 def _based(dumps, made):
     """Return *dumps*, each with the base it was made on, as far as the logs tell."""
     history = {}
@@ -259,7 +271,7 @@ def read(places):
                 f"tape {label} was written at {written}, but {places.logs} has no log.{written}.*: "
                 "bring it back from the mirror, or remove the label with amrmtape"
             )
-    dumps, moved = {}, {}
+    dumps, moved, incomplete = {}, {}, set()
     for timestamp in sorted(logs):
         for path in logs[timestamp]:
             # a line that a crash cut costs only what that run would have told
@@ -267,6 +279,7 @@ def read(places):
             events = list(amanda_log.events(path, read_of, places.state, damaged=[]))
             for key, finished in _made(events, timestamp):
                 moved[key] = finished or moved.get(key, False)
+            incomplete |= _incomplete(events, timestamp)
             for dump in _copies(events, places.name, labels):
                 key = (dump.timestamp, dump.host, dump.disk, dump.level)
                 if _better(dump, dumps.get(key)):
@@ -276,6 +289,8 @@ def read(places):
     for dump in dumps.values():
         moved.setdefault((dump.host, dump.disk, dump.timestamp, dump.level), True)
     made = [key for key, finished in moved.items() if finished]
+    for key in incomplete.intersection(dumps):
+        dumps[key] = dataclasses.replace(dumps[key], complete=False)
     return _based([dumps[key] for key in sorted(dumps)], made)
 
 
@@ -350,19 +365,23 @@ def chain(dumps, host, disk, at=None):
     if broken is None:
         return links
     base = f" of {_readable(broken.base)}" if broken.base else ""
+    had = "no state before that can be had"
+    if whole := last_chain(candidates, host, disk):
+        had = f"the last state before that can be had is of {_readable(whole[-1].timestamp)}"
     raise AmandaError(
         f"the level {broken.level} dump of {host} {disk} of {_readable(broken.timestamp)} builds "
-        f"on one{base} that is on no tape; {_last_whole(candidates)}"
+        f"on one{base} that is on no tape; {had}"
     )
 
 
-def _last_whole(candidates):
-    """Say what the last moment is that can be had back from tape."""
-    for end in range(len(candidates) - 1, 0, -1):
-        if _links(candidates[:end])[1] is None:
-            moment = _readable(candidates[end - 1].timestamp)
-            return f"the last state before that can be had is of {moment}"
-    return "no state before that can be had"
+def last_chain(dumps, host, disk):
+    """Return the dumps that give the last state of a DLE that can be had; [] if there is none."""
+    candidates = _select(dumps, host, disk, None, "OK")
+    for end in range(len(candidates), 0, -1):
+        links, broken = _links(candidates[:end])
+        if broken is None:
+            return links
+    return []
 
 
 def _readable(timestamp):

@@ -19,8 +19,8 @@ def check(work):
     if server.returncode and not problems:
         problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
-    retention = amanda_retention.look(work.places, work.config)
-    problems += filter(None, [amanda_retention.shortage(retention, work.config)])
+    retention = amanda_retention.look(work.places, work.user)
+    problems += filter(None, [amanda_retention.shortage(retention, work.config, work.user)])
     problems += _mirror_problems(work)
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {

@@ -49,13 +49,17 @@ def last_fulls(dumps):
 
     dumps
         What :func:`amanda_catalogue.read` returned.
+
+    If something could not be read for it, the newest without such a gap is there as well.
     """
-    fulls = {}
+    newest, complete = {}, {}
     for dump in sorted(dumps, key=lambda dump: dump.timestamp):
         if dump.level == 0 and dump.status == "OK":
             keys = {(part.label, part.written) for part in dump.parts}
-            fulls[f"{dump.host} {dump.disk}"] = tuple(sorted(keys))
-    return fulls
+            newest[f"{dump.host} {dump.disk}"] = keys
+            if dump.complete:
+                complete[f"{dump.host} {dump.disk}"] = keys
+    return {dle: tuple(sorted(newest[dle] | complete.get(dle, set()))) for dle in newest}
 
 
 def mirror(

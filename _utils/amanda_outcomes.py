@@ -115,7 +115,7 @@ class _Fate:
             self.strange = event.kind == "STRANGE"
             if self.strange:
                 self.messages.extend(map(_short, _words(event)[:_WORDS_OF_REASON]))
-            self.unread = tuple(filter(None, map(_left_out, _own_words(event))))
+            self.unread = unread(event)
 
     def _take_tape(self, event):
         if event.kind == "PART" and event.file:  # 0: no room was left for even the header
@@ -159,6 +159,11 @@ def _own_words(event):
 def _words(event):
     """Return what is strange about a dump: its program's own lines, or all that there are."""
     return _own_words(event) or [line for line in event.more if not line.startswith("sendbackup:")]
+
+
+def unread(event):
+    """Return what a dumper's result says was there and isn't in the dump: a tuple of texts."""
+    return tuple(filter(None, map(_left_out, _own_words(event))))
 
 
 def _left_out(words):

@@ -1,9 +1,9 @@
 """Tapes that Amanda may not write again: they hold the last state of a DLE.
 
 Amanda overwrites its oldest tapes, whether or not another full dump was made since. A DLE that
-fails for a cycle, or was retired, would lose its only full one. So before each dump every tape
-with a dump that its DLE's last state needs is set to ``no-reuse``, once the run could reach it;
-amadmin(8). What an administrator set so himself stays.
+fails for a cycle, or was retired, would lose its only full one. So before and after each dump every
+tape with a dump that its DLE's last state needs is set to ``no-reuse``, once the next run could
+reach it; amadmin(8). What an administrator set so himself stays.
 """
 
 import dataclasses
@@ -17,6 +17,23 @@ from amanda_layout import RETENTION
 
 
 @dataclasses.dataclass(frozen=True)
+class Rules:
+    """How Amanda chooses a tape to write, by the amanda.conf that is in use.
+
+    It takes one that was never written, else the oldest; but none of the *tapes* written last. It
+    counts anew after each, and does not count those that are set to no-reuse.
+
+    tapes
+        retention-tapes of the policy.
+    runtapes
+        How many tapes a run may write.
+    """
+
+    tapes: int
+    runtapes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """Which tapes to hold back, and what that leaves.
 
@@ -24,13 +41,17 @@ class Plan:
         By label, the DLEs whose last state needs the tape: pairs of host and disk.
     release
         Labels held back by an earlier run that nothing needs any more.
-    writable
-        How many tapes a run may still write.
+    known, writable
+        How many tapes there are, and how many the next run could write, one after another.
+    problem
+        Why it can't be told what is needed, in words: then all that was written is held back.
     """
 
     hold: dict
     release: tuple
+    known: int
     writable: int
+    problem: str = ""
 
 
 def needed(dumps):
@@ -39,68 +60,85 @@ def needed(dumps):
     dumps
         What :func:`amanda_catalogue.read` gives; partial ones never count.
 
-    A DLE whose chain is broken needs at least its newest full dump.
+    If something could not be read for that state, the last one without such a gap counts as well.
     """
+    complete = [dump for dump in dumps if dump.complete]
     labels = {}
     for host, disk in dict.fromkeys((dump.host, dump.disk) for dump in dumps):
-        try:
-            chain = amanda_catalogue.chain(dumps, host, disk)
-        except AmandaError:
-            full = amanda_catalogue.newest(dumps, host, disk, level=0)
-            chain = [full] if full else []
-        for label in dict.fromkeys(part.label for dump in chain for part in dump.parts):
+        chains = (amanda_catalogue.last_chain(each, host, disk) for each in (dumps, complete))
+        parts = [part for chain in chains for dump in chain for part in dump.parts]
+        for label in dict.fromkeys(part.label for part in parts):
             labels.setdefault(label, []).append((host, disk))
     return labels
 
 
-def plan(tapes, dumps, config, held=()):
-    """Return the :class:`Plan` for the next run of *config*.
+def plan(tapes, wanted, rules, held=()):
+    """Return the :class:`Plan` for the next run.
 
     tapes
         What :func:`amanda_catalogue.read_tapelist` gives.
-    config
-        The :class:`amanda_settings.Config`.
+    wanted
+        What :func:`needed` returned.
+    rules
+        The :class:`Rules`.
     held
         The labels that an earlier plan held back.
     """
-    wanted, own = needed(dumps), set(held)
-    # Amanda leaves the first tapecycle - 1 reusable tapes alone, and counts anew as it writes.
-    safe = config.tapecycle - config.runtapes
+    own = set(held)
     hold, blank, written = {}, 0, 0
     for tape in sorted(tapes, key=lambda tape: tape.written, reverse=True):
         if not tape.reuse and tape.label not in own:
             continue  # an administrator's
         if tape.written == "0":
             blank += 1
-        elif tape.label in wanted and written >= safe:
+        # Each tape that the run writes brings Amanda one nearer to those written lately.
+        elif tape.label in wanted and written > rules.tapes - rules.runtapes:
             hold[tape.label] = wanted[tape.label]
         else:
             written += 1
     pinned = {tape.label for tape in tapes if not tape.reuse}
     release = tuple(sorted((own & pinned) - set(hold)))
-    return Plan(hold, release, blank + max(0, written - (config.tapecycle - 1)))
+    writable = blank + written if blank + written > rules.tapes else blank
+    return Plan(hold, release, len(tapes), writable)
 
 
-def look(places, config):
-    """Return the :class:`Plan` as it is now; changes nothing."""
+def look(places, user):
+    """Return the :class:`Plan` as it is now; changes nothing.
+
+    Raises :class:`~amanda_errors.AmandaError` if the tapelist can't be read.
+    """
     tapes = amanda_catalogue.read_tapelist(places.tapelist)
-    return plan(tapes, amanda_catalogue.read(places), config, _held(config.name))
+    rules, held = _rules(places.name, user), _held(places.name)
+    try:
+        return plan(tapes, needed(amanda_catalogue.read(places)), rules, held)
+    except AmandaError as error:
+        # No dump is worth more than those that there may be: what was never written must do.
+        blank = [tape.label for tape in tapes if tape.reuse and tape.written == "0"]
+        ours = [tape.label for tape in tapes if tape.reuse or tape.label in held]
+        hold = {label: [] for label in ours if label not in blank}
+        problem = f"what is on the tapes can't be told, so none is written again: {error}"
+        return Plan(hold, (), len(tapes), len(blank), problem)
 
 
-def hold(places, config, user):
+def _rules(name, user):
+    options = (f"policy:{name}:retention-tapes", f"storage:{name}:runtapes")
+    return Rules(*(int(run(["amgetconf", name, option], user=user).stdout) for option in options))
+
+
+def hold(places, user):
     """Hold back what :func:`look` says, release what isn't needed any more; return the plan.
 
-    Raises :class:`~amanda_errors.AmandaError` if that can't be done, or can't be told: then
-    nothing may be written.
+    Raises :class:`~amanda_errors.AmandaError` if that can't be done: then nothing may be written.
     """
-    before, found = set(_held(config.name)), look(places, config)
+    name = places.name
+    before, found = set(_held(name)), look(places, user)
     # Noted first: a tape held back by a run that was killed must be known as ours.
-    _note(config.name, before | set(found.hold))
+    _note(name, before | set(found.hold))
     for label in sorted(found.hold):
-        run(["amadmin", places.name, "no-reuse", label], user=user)
+        run(["amadmin", name, "no-reuse", label], user=user)
     for label in found.release:
-        run(["amadmin", places.name, "reuse", label], user=user)
-    _note(config.name, found.hold)
+        run(["amadmin", name, "reuse", label], user=user)
+    _note(name, found.hold)
     free = {tape.label for tape in amanda_catalogue.read_tapelist(places.tapelist) if tape.reuse}
     if left := free.intersection(found.hold):
         raise AmandaError(
@@ -110,18 +148,26 @@ def hold(places, config, user):
     return found
 
 
-def shortage(found, config):
-    """Return what to tell if a run can't write as many tapes as it may; "" if it can."""
+def shortage(found, config, user):
+    """Return what to tell if tapes are too few for a run, or a problem; "" if all is well.
+
+    config
+        The :class:`amanda_settings.Config`.
+    """
     missing = config.runtapes - found.writable
-    if missing <= 0:
-        return ""
+    if found.problem or missing <= 0:
+        return found.problem
     names = sorted({" ".join(name) for held in found.hold.values() for name in held})
-    why = f": {len(found.hold)} are held back, with the last state of {', '.join(names[:5])}"
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    why = (
+        f", since {len(found.hold)} are held back with the last state of {', '.join(names[:5])}"
+        f"{more}. Repair what fails there; or give up what nobody needs, tape by tape, with "
+        f"'runuser -u {user} -- amrmtape --cleanup {config.name} LABEL' (see amanda.tapes); or"
+    )
     return (
         f"of the {config.runtapes} tapes that a run may write only {found.writable} can be written"
-        f"{why + more if names else ''}. Set backup:configs:{config.name}:slots in the pillar to "
-        f"{config.slots + missing} or more and apply the state backup, or repair what fails there"
+        f"{why if names else '.'} set backup:configs:{config.name}:slots in the pillar to "
+        f"{max(config.slots, found.known) + missing} or more and apply the state backup"
     )
 
 

@@ -279,14 +279,20 @@ def canary(work):
 def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
-    retention = amanda_retention.hold(work.places, work.config, work.user)
+    found = amanda_retention.hold(work.places, work.user)
     result = amanda_backup.dump(
         work.places, work.user, work.dles(), work.report.progress, work.others()
     )
     work.timestamp = result["timestamp"] or ""
-    result["held"] = sorted(retention.hold)
-    if shortage := amanda_retention.shortage(retention, work.config):
-        result.update(success=False, message=f"{result['message']}. {shortage}")
+    problems = [amanda_retention.shortage(found, work.config, work.user)]
+    try:
+        # Again, so that a dump or flush by hand finds them held back as well.
+        found = amanda_retention.hold(work.places, work.user)
+    except AmandaError as error:
+        problems.append(str(error))
+    result["held"] = sorted(found.hold)
+    if problems := list(dict.fromkeys(filter(None, problems))):
+        result.update(success=False, message=". ".join([result["message"], *problems]))
     return result
 
 

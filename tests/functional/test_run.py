@@ -116,6 +116,7 @@ def test_the_last_state_of_what_fails_is_not_overwritten_and_too_few_tapes_are_t
     assert "only 0 can be written" in short["message"]
     assert "the last state of web1 /" in short["message"]
     assert "slots in the pillar to 3 or more" in short["message"]
+    assert "amrmtape --cleanup daily LABEL" in short["message"]
     assert [(image["host"], image["level"]) for image in short["holding"]] == [("web1", 1)]
     assert not fleet.run("check")["success"]
     fleet.pillar["configs"]["daily"]["slots"] = 3
@@ -138,10 +139,27 @@ def test_what_is_held_back_is_let_go_when_a_newer_full_dump_is_on_tape(fleet):
         assert (entry["success"], entry["level"]) == (True, level)
     assert steps(fleet.run("backup"))["dump"]["held"] == ["daily-0001"]
     fleet.amanda("amadmin", "daily", "force", "web1")
-    assert steps(fleet.run("backup"))["dump"]["held"] == ["daily-0001"]
     assert steps(fleet.run("backup"))["dump"]["held"] == []
     tapes = amanda_catalogue.read_tapelist(fleet.places.tapelist)
     assert {tape.label for tape in tapes if not tape.reuse} == set()
+
+
+def test_a_lost_log_keeps_the_tapes_from_being_written_but_not_the_run_from_dumping(fleet):
+    path = directory("web")
+    fleet.client("web1", [path])
+    assert fleet.run("backup")["success"]
+    (log,) = fleet.places.logs.glob("log.[0-9]*")
+    log.rename(ROOT / log.name)
+    lost = steps(fleet.run("backup"))["dump"]
+    assert not lost["success"]
+    assert "has no log" in lost["message"]
+    tapes = {tape.label: tape for tape in amanda_catalogue.read_tapelist(fleet.places.tapelist)}
+    assert not tapes["daily-0001"].reuse
+    assert tapes["daily-0002"].written != "0"
+    (ROOT / log.name).rename(log)
+    assert fleet.run("backup")["success"]
+    tapes = amanda_catalogue.read_tapelist(fleet.places.tapelist)
+    assert all(tape.reuse for tape in tapes)
 
 
 def test_after_a_dump_that_failed_late_the_next_is_a_full_one(fleet):

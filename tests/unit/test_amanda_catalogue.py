@@ -426,6 +426,17 @@ def test_a_strange_dump_is_a_success_with_the_words_of_its_program():
     assert outcome.messages == ("tar: ./data: something odd",)
 
 
+def test_a_dump_on_tape_that_lacks_what_could_not_be_read_is_not_called_complete(copy):
+    places = copy("unread")
+    tapes = places.tapelist.read_text().splitlines(keepends=True)
+    places.tapelist.write_text("".join(line for line in tapes if line.startswith("20261123092130")))
+    found = {(dump.host, dump.disk): dump for dump in amanda_catalogue.read(places)}
+    assert found["web1", "/home"].status == "OK" and not found["web1", "/home"].complete
+    (log,) = places.logs.glob("log.2*")
+    log.write_bytes(log.read_bytes().replace(b"\n  ? ", b"\n  | "))
+    assert all(dump.complete for dump in amanda_catalogue.read(places))
+
+
 def test_what_could_not_be_read_is_told_apart_from_what_changed_or_went_meanwhile():
     (outcome,) = [
         one

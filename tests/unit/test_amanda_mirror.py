@@ -526,6 +526,11 @@ def test_last_fulls_are_the_newest_good_level_zero_of_each_dle():
     assert amanda_mirror.last_fulls(dumps) == {
         "web1 /etc": (("daily-0001", when), ("daily-0002", when))
     }
+    gap = dataclasses.replace(dump("/etc", "20250105000000", 0, "OK", "daily-0005"), complete=False)
+    assert amanda_mirror.last_fulls([*dumps, gap])["web1 /etc"] == (
+        *(("daily-0001", when), ("daily-0002", when)),
+        ("daily-0005", "20250105000000"),
+    )
 
 
 def missing(site):

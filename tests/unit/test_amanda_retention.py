@@ -5,21 +5,30 @@ import types
 import amanda_retention
 import pytest
 from amanda_catalogue import Dump, Part, Tape
+from amanda_retention import Rules
+
+RULES = Rules(tapes=3, runtapes=1)
 
 
-def config(tapecycle=4, runtapes=1, slots=4):
-    return types.SimpleNamespace(name="daily", tapecycle=tapecycle, runtapes=runtapes, slots=slots)
+def config(runtapes=1, slots=4):
+    return types.SimpleNamespace(name="daily", runtapes=runtapes, slots=slots)
+
+
+def plan(tapes, dumps, rules=RULES, held=()):
+    return amanda_retention.plan(tapes, amanda_retention.needed(dumps), rules, held)
 
 
 def stamp(day):
     return f"202611{day:02d}010000"
 
 
-def dump(day, level=0, disk="/etc", status="OK", base=None):
+def dump(day, level=0, disk="/etc", status="OK", base=None, complete=True):
     part = Part(f"d-{day}", 1, 1, 5, stamp(day))
     based = None if base is None else stamp(base)
     crcs = (None, None, None)
-    return Dump("daily", "web1", disk, stamp(day), level, status, (part,), *crcs, 5, "", based)
+    return Dump(
+        "daily", "web1", disk, stamp(day), level, status, (part,), *crcs, 5, "", based, complete
+    )
 
 
 def tapes(*days, pinned=(), blank=0):
@@ -33,73 +42,96 @@ def held(found):
 
 def test_the_last_full_dump_is_held_back_once_the_next_run_would_overwrite_it():
     dumps = [dump(1)]
-    assert held(amanda_retention.plan(tapes(3, 2, 1), dumps, config())) == []
-    found = amanda_retention.plan(tapes(4, 3, 2, 1), dumps, config())
+    assert held(plan(tapes(3, 2, 1), dumps)) == []
+    found = plan(tapes(4, 3, 2, 1), dumps)
     assert found.hold == {"d-1": [("web1", "/etc")]}
 
 
 def test_a_full_dump_that_a_newer_one_replaced_is_not():
-    found = amanda_retention.plan(tapes(4, 3, 2, 1), [dump(1), dump(3)], config())
+    found = plan(tapes(4, 3, 2, 1), [dump(1), dump(3)])
     assert found.hold == {}
-    assert found.writable == 1
+    assert found.writable
 
 
 def test_a_partial_full_dump_replaces_none():
     dumps = [dump(1), dump(3, status="PARTIAL")]
-    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), dumps, config())) == ["d-1"]
+    assert held(plan(tapes(4, 3, 2, 1), dumps)) == ["d-1"]
 
 
 def test_the_increments_of_the_last_state_are_held_back_with_their_full_dump():
     dumps = [dump(1), dump(2, 1, base=1), dump(3, 1, base=1), dump(9, disk="/home")]
-    found = amanda_retention.plan(tapes(9, 8, 3, 2, 1), dumps, config())
+    found = plan(tapes(9, 8, 3, 2, 1), dumps)
     assert held(found) == ["d-1"]  # Amanda leaves 9, 8 and 3 alone
-    found = amanda_retention.plan(tapes(10, 9, 8, 3, 2, 1), dumps, config())
+    found = plan(tapes(10, 9, 8, 3, 2, 1), dumps)
     assert held(found) == ["d-1", "d-3"]
-    assert found.writable == 1  # 2: what it was for is newer
+    assert found.writable  # 2, which what is newer has replaced
 
 
 def test_a_chain_without_its_base_needs_the_full_dump_that_there_is():
     dumps = [dump(1), dump(4, 2, base=3)]
-    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), dumps, config())) == ["d-1"]
+    assert held(plan(tapes(4, 3, 2, 1), dumps)) == ["d-1"]
+
+
+def test_of_a_broken_chain_the_last_state_that_can_be_had_is_held_back():
+    dumps = [dump(1), dump(2, 1, base=1), dump(5, 1, base=4)]
+    assert held(plan(tapes(6, 5, 2, 1), dumps)) == ["d-1"]
+    assert held(plan(tapes(7, 6, 5, 2, 1), dumps)) == ["d-1", "d-2"]
+
+
+def test_a_full_dump_that_lacks_what_could_not_be_read_does_not_replace_one_that_does_not():
+    dumps = [dump(1), dump(6, complete=False)]
+    assert held(plan(tapes(6, 3, 2, 1), dumps)) == ["d-1"]
+    assert held(plan(tapes(9, 8, 7, 6, 3, 2, 1), dumps)) == ["d-1", "d-6"]
+
+
+def test_a_run_may_write_again_what_it_makes_free_itself():
+    """As Amanda does: of three written tapes, of which it keeps two, it takes all in turn."""
+    found = plan(tapes(3, 2, 1), [dump(3)], Rules(tapes=2, runtapes=2))
+    assert found.writable >= 2
+    assert amanda_retention.shortage(found, config(runtapes=2), "backup") == ""
 
 
 def test_a_run_of_several_tapes_reaches_as_many_more():
-    several = config(tapecycle=6, runtapes=3)
-    assert held(amanda_retention.plan(tapes(3, 2, 1), [dump(1)], several)) == []
-    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), [dump(1)], several)) == ["d-1"]
+    several = Rules(tapes=5, runtapes=3)
+    assert held(plan(tapes(3, 2, 1), [dump(1)], several)) == []
+    assert held(plan(tapes(4, 3, 2, 1), [dump(1)], several)) == ["d-1"]
 
 
 def test_what_an_administrator_pinned_is_neither_counted_nor_released():
-    found = amanda_retention.plan(tapes(4, 3, 2, 1, pinned=[3]), [dump(1)], config())
+    found = plan(tapes(4, 3, 2, 1, pinned=[3]), [dump(1)])
     assert (found.hold, found.release) == ({}, ())
 
 
 def test_a_tape_held_back_is_released_when_a_newer_full_dump_is_there():
     known = tapes(5, 4, 3, 2, 1, pinned=[1])
-    found = amanda_retention.plan(known, [dump(1)], config(), held=["d-1"])
+    found = plan(known, [dump(1)], held=["d-1"])
     assert (held(found), found.release) == (["d-1"], ())
-    found = amanda_retention.plan(known, [dump(1), dump(5)], config(), held=["d-1"])
+    found = plan(known, [dump(1), dump(5)], held=["d-1"])
     assert (held(found), found.release) == ([], ("d-1",))
 
 
 def test_held_back_tapes_are_neither_written_nor_counted_among_those_amanda_keeps():
-    found = amanda_retention.plan(tapes(4, 3, 2, 1, blank=1), [dump(1)], config())
-    assert found.writable == 1
-    assert amanda_retention.plan(tapes(4, 3, 2, 1), [dump(1)], config()).writable == 0
+    assert plan(tapes(4, 3, 2, 1, blank=1), [dump(1)]).writable
+    assert plan(tapes(4, 3, 2, 1), [dump(1)]).writable == 0
 
 
 def test_too_few_tapes_are_told_with_the_number_that_would_do():
-    found = amanda_retention.plan(tapes(4, 3, 2, 1), [dump(1)], config())
-    said = amanda_retention.shortage(found, config())
+    found = plan(tapes(4, 3, 2, 1), [dump(1)])
+    said = amanda_retention.shortage(found, config(), "backup")
     assert "only 0 can be written" in said
     assert "the last state of web1 /etc" in said
     assert "backup:configs:daily:slots" in said
     assert "5 or more" in said
 
 
+def test_the_number_that_would_do_counts_tapes_that_are_there_beyond_it():
+    found = plan(tapes(6, 5, 4, 3, 2, 1), [dump(day, disk=f"/{day}") for day in range(1, 7)])
+    assert "7 or more" in amanda_retention.shortage(found, config(slots=3), "backup")
+
+
 def test_enough_tapes_are_no_matter_to_tell():
-    found = amanda_retention.plan(tapes(2, 1, blank=2), [dump(1)], config())
-    assert amanda_retention.shortage(found, config()) == ""
+    found = plan(tapes(2, 1, blank=2), [dump(1)])
+    assert amanda_retention.shortage(found, config(), "backup") == ""
 
 
 def test_a_damaged_note_of_what_is_held_back_is_an_error_that_names_it(tmp_path, monkeypatch):
