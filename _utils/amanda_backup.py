@@ -39,7 +39,7 @@ def clean_up(places, user):
         )
 
 
-def dump(places, user, expected, progress, others=()):
+def dump(places, user, expected, progress, others=(), full=()):
     """Run amdump once and return the step's result, a dict.
 
     places
@@ -52,6 +52,8 @@ def dump(places, user, expected, progress, others=()):
         Called with counts of DLEs while it goes on; see :class:`amanda_amdump.LogTail`.
     others
         The places of other configs that may have dumped these DLEs.
+    full
+        Which of *expected* are to be dumped in full, whatever else is known.
 
     ``dles`` has an entry for each DLE: ``host``, ``disk``, ``level``, ``success``, ``reason`` (in
     words, "" on success), ``detail`` (Amanda's words), ``bytes`` on tape, ``original_bytes``
@@ -61,7 +63,7 @@ def dump(places, user, expected, progress, others=()):
     """
     faults = []
     aside = _tried(faults, amanda_holding.set_aside, places, user)
-    faults += _force_fulls(places, user, expected, others)
+    faults += _force_fulls(places, user, expected, others, full)
     tail = amanda_amdump.LogTail(places.logs)
     status, said = _amdump(places.name, user, tail, progress)
     logs = sorted(amanda_amdump.names(places.logs) - tail.before)
@@ -86,8 +88,8 @@ def dump(places, user, expected, progress, others=()):
     }
 
 
-def _force_fulls(places, user, expected, others):
-    """Have the next dump be a full one of each DLE whose last one is lost.
+def _force_fulls(places, user, expected, others, full):
+    """Have the next dump be a full one of each DLE whose last one is lost, and of those of *full*.
 
     Before each dump, not after: a run that was killed can do nothing any more.
 
@@ -100,7 +102,7 @@ def _force_fulls(places, user, expected, others):
         names = expected
         faults = [f"all is dumped in full, as what was dumped before can't be told: {error}"]
     admin = ["amadmin", "--exact-match", places.name, "force"]
-    for name in names:
+    for name in dict.fromkeys([*names, *full]):
         try:
             amanda_command.run([*admin, *name], user=user)
         except CommandError as error:

@@ -47,19 +47,20 @@ def disklist(fleet, config, dumptype):
                 ignored = True
             else:
                 continue
-            lines += _dle(client.id, directory, dumptype, ignored)
+            lines.append(entry(client.id, directory, dumptype, ignored))
     return "\n".join([*lines, ""])
 
 
-def _dle(minion_id, directory, dumptype, ignored):
+def entry(minion_id, directory, dumptype, ignored=False):
+    """Return the lines of one :class:`amanda_fleet.Directory` in the disklist, as a text."""
     if directory.mounts and follows_mounts(dumptype):
         dumptype = f"{dumptype}-mounts"
     options = [f"exclude file append {_quoted(amanda_pattern(x))}" for x in directory.exclude]
     options += ["ignore yes"] if ignored else []
     start = f"{minion_id} {_quoted(directory.path)}"
     if not options:
-        return [f"{start} {dumptype}"]
-    return [f"{start} {{", *(f"    {option}" for option in [dumptype, *options]), "}"]
+        return f"{start} {dumptype}"
+    return "\n".join([f"{start} {{", *(f"    {option}" for option in [dumptype, *options]), "}"])
 
 
 def _quoted(text):

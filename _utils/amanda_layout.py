@@ -45,6 +45,7 @@ SPECIFICATION = STATE / "specification.json"  # what the run in progress was ask
 APPLIED = STATE / "settings.json"  # the settings of the last good apply
 DUE = STATE / "due.json"  # when each config last ran
 RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
+TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
 
 RUN_UNIT = "amanda-run.service"

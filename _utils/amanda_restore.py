@@ -241,6 +241,7 @@ def _publish(plan, scratch, base, destination):
         else:
             placer.place(scratch, b"tree", base)
     counts = amanda_restored.write_checksums(out, checksums, SAMPLE)
+    checksums.chmod(0o600)  # names and sums tell of what they are of
     manifest = _manifest(destination)
     checksums.rename(manifest)
     try:

@@ -8,12 +8,14 @@ reach it; amadmin(8). What an administrator set so himself stays.
 
 import dataclasses
 import json
+import os
 
 import amanda_catalogue
 import amanda_files
 from amanda_command import run
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, CommandError
 from amanda_layout import RETENTION
+from amanda_rights import as_user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +136,17 @@ def hold(places, user):
     before, found = set(_held(name)), look(places, user)
     # Noted first: a tape held back by a run that was killed must be known as ours.
     _note(name, before | set(found.hold))
-    for label in sorted(found.hold):
-        run(["amadmin", name, "no-reuse", label], user=user)
-    for label in found.release:
-        run(["amadmin", name, "reuse", label], user=user)
+    try:
+        for label in sorted(found.hold):
+            run(["amadmin", name, "no-reuse", label], user=user)
+        for label in found.release:
+            run(["amadmin", name, "reuse", label], user=user)
+    except CommandError:
+        if as_user(user, os.path.isdir, str(places.tapes)):
+            raise
+        # Nothing is written there, then; what is dumped waits on the holding disk.
+        problem = f"the directory of the tapes, {places.tapes}, doesn't exist: is its disk mounted?"
+        return dataclasses.replace(found, problem=problem)
     _note(name, found.hold)
     free = {tape.label for tape in amanda_catalogue.read_tapelist(places.tapelist) if tape.reuse}
     if left := free.intersection(found.hold):

@@ -31,6 +31,7 @@ import amanda_results
 import amanda_retention
 import amanda_settings
 import amanda_tapes
+import amanda_terms
 from amanda_errors import AmandaError, CommandError
 
 _UNCOVERED = ("refused", "claimed", "incomplete", "limit", "config")
@@ -62,6 +63,7 @@ class Run:
         self.platform = amanda_platform.detect()
         self.user = self.platform.user
         self.fleet = amanda_fleet.Fleet()
+        self.dumptype = amanda_conf.DUMPTYPES[self.settings.encryption.method]
         self.collected = specification.get("collected", {})
         self.report = amanda_results.Report(specification, runs)
         self.timestamp = ""
@@ -169,12 +171,11 @@ def collect(work):
     control = home / "control"
     identity = work.platform.home / amanda_layout.SSH_KEY_INSTALLED
     known_hosts = home / "known_hosts"
-    dumptype = amanda_conf.DUMPTYPES[work.settings.encryption.method]
     texts = {
         home / "config": amanda_disklist.ssh_config(work.fleet, identity, known_hosts, control),
         known_hosts: amanda_disklist.known_hosts(work.fleet),
         work.places.conf / "disklist": amanda_disklist.disklist(
-            work.fleet, work.config.name, dumptype
+            work.fleet, work.config.name, work.dumptype
         ),
     }
     own = {"user": work.user, "group": work.platform.group}
@@ -197,7 +198,8 @@ def collect(work):
     if not dles:
         message = (
             f"there is nothing to back up in {work.config.name}: no client has published a "
-            "directory. Apply the state backup on the clients"
+            "directory for it. Those without 'config' go to the first one in backup:configs of the "
+            "pillar. Is the state backup applied on the clients?"
         )
     return {
         "success": bool(dles) and not uncovered,
@@ -280,15 +282,22 @@ def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
     found = amanda_retention.hold(work.places, work.user)
+    terms = amanda_terms.of(work.fleet, work.config.name, work.dumptype)
     result = amanda_backup.dump(
-        work.places, work.user, work.dles(), work.report.progress, work.others()
+        work.places,
+        work.user,
+        work.dles(),
+        work.report.progress,
+        work.others(),
+        amanda_terms.changed(work.config.name, terms),
     )
     work.timestamp = result["timestamp"] or ""
     problems = [amanda_retention.shortage(found, work.config, work.user)]
     try:
+        amanda_terms.record(work.config.name, terms, result["dles"])
         # Again, so that a dump or flush by hand finds them held back as well.
         found = amanda_retention.hold(work.places, work.user)
-    except AmandaError as error:
+    except (AmandaError, OSError) as error:  # what was dumped is told in any case
         problems.append(str(error))
     result["held"] = sorted(found.hold)
     if problems := list(dict.fromkeys(filter(None, problems))):

@@ -240,6 +240,11 @@ def tapes(places, user=None):
     and ``problem`` (what keeps Amanda from using it, in words, else None).
     """
     known = _tapelist(places, user)
+    if known and not as_user(user, os.path.isdir, str(places.tapes)):
+        raise AmandaError(
+            f"{places.tapes}, where the tapelist's {len(known)} tapes should be, doesn't exist: is "
+            "its disk mounted?"
+        )
     rows = []
     for slot in _scan_as(places, user):
         match = _SLOT.fullmatch(slot["name"])

@@ -144,6 +144,25 @@ def test_what_is_held_back_is_let_go_when_a_newer_full_dump_is_on_tape(fleet):
     assert {tape.label for tape in tapes if not tape.reuse} == set()
 
 
+def test_when_an_exclude_is_taken_out_what_it_kept_out_is_in_the_next_dump(fleet):
+    path = directory("web")
+    client = fleet.client("web1", [path])
+    plain = client.directories
+    fleet.clients[0] = dataclasses.replace(
+        client, directories=(dataclasses.replace(plain[0], exclude=("./blob",)),)
+    )
+    fleet.save()
+    (first,) = dles(fleet.run("backup")).values()
+    (second,) = dles(fleet.run("backup")).values()
+    assert (first["level"], second["level"]) == (0, 1)
+    assert max(first["bytes"], second["bytes"]) < 200_000
+    fleet.clients[0] = client
+    fleet.save()
+    (entry,) = dles(fleet.run("backup")).values()
+    assert entry["level"] == 0
+    assert entry["bytes"] > 200_000
+
+
 def test_a_lost_log_keeps_the_tapes_from_being_written_but_not_the_run_from_dumping(fleet):
     path = directory("web")
     fleet.client("web1", [path])
@@ -389,7 +408,7 @@ def test_a_disklist_that_amanda_cant_read_leaves_the_old_one_and_its_clients_dum
 def test_with_nobody_to_back_up_the_run_says_so(fleet):
     result = fleet.run("backup")
     assert not result["success"]
-    assert "no client has published a directory" in steps(result)["collect"]["message"]
+    assert "no client has published a directory for it" in steps(result)["collect"]["message"]
 
 
 def test_check_tells_of_server_and_clients_without_dumping(fleet):

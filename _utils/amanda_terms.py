@@ -1,0 +1,57 @@
+"""Under which terms each DLE's last full dump was made: its dumptype and what it leaves out.
+
+An increment holds what changed since. What an exclude kept out of the full dump, and doesn't any
+more, would be in neither; and a chain sealed in two ways needs the keys of both. So when the terms
+change, the next dump must be a full one; see :mod:`amanda_fulls`.
+"""
+
+import json
+
+import amanda_disklist
+import amanda_files
+from amanda_layout import TERMS
+
+
+def of(fleet, config, dumptype):
+    """Return the terms of each DLE that *config* dumps, texts by host and disk.
+
+    fleet, config, dumptype
+        As for :func:`amanda_disklist.disklist`.
+    """
+    return {
+        (client.id, directory.path): amanda_disklist.entry(client.id, directory, dumptype)
+        for client in fleet.clients
+        for directory in client.directories
+        if directory.config == config and directory.retired is None
+    }
+
+
+def changed(config, terms):
+    """Return which DLEs of *terms* had others in their last full dump, as far as that is known."""
+    known = _read(config)
+    if known is None:
+        return list(terms)
+    return [dle for dle, text in terms.items() if known.get(" ".join(dle), text) != text]
+
+
+def record(config, terms, entries):
+    """Note the *terms* of each full dump that a client has just made.
+
+    entries
+        ``dles`` of :func:`amanda_backup.dump`. One that is lost since is followed by a full one.
+    """
+    known = _read(config) or {}  # of what is retired, too: it may come back
+    made = {(e["host"], e["disk"]) for e in entries if e["level"] == 0 and e["dumped"]}
+    known.update({" ".join(dle): text for dle, text in terms.items() if dle in made})
+    TERMS.mkdir(mode=0o700, exist_ok=True)
+    amanda_files.write(TERMS / f"{config}.json", json.dumps(known).encode(), mode=0o600)
+
+
+def _read(config):
+    """Return the terms that were noted, by DLE; None if they are damaged."""
+    try:
+        return dict(json.loads((TERMS / f"{config}.json").read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        return None
