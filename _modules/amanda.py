@@ -68,7 +68,7 @@ def _salt_errors():
 
 
 def _settings():
-    return amanda_settings.parse(__pillar__.get("backup"), __opts__["id"])
+    return amanda_settings.of_minion(__pillar__, __opts__["id"])
 
 
 def _server_settings():

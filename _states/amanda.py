@@ -122,7 +122,7 @@ def _files(name, wanted, deferrable=False):
 
 
 def _settings():
-    return amanda_settings.parse(__pillar__.get("backup"), __opts__["id"])
+    return amanda_settings.of_minion(__pillar__, __opts__["id"])
 
 
 def _mined(minion, what):

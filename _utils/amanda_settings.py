@@ -146,6 +146,23 @@ def from_dict(data):
     return parse(data["pillar"], data["minion_id"])
 
 
+def of_minion(pillar, minion_id):
+    """Return the :class:`Settings` in the whole *pillar* of the minion *minion_id*.
+
+    Raises :class:`~amanda_errors.PillarError` as :func:`parse` does, and if the master could not
+    render all of it: Salt leaves out the SLS that failed, so the rest may well look complete.
+    """
+    if pillar.get("_errors"):
+        # What they say is not repeated: it may quote a line of the pillar.
+        raise PillarError(
+            "backup",
+            "the master could not render all of this minion's pillar, so part of it may be lacking",
+            f"See '_errors' in 'salt {minion_id} pillar.items' and the log of salt-master, repair "
+            "the pillar's SLS, and apply the state backup",
+        )
+    return parse(pillar.get("backup"), minion_id)
+
+
 def parse(pillar, minion_id):
     """Return the :class:`Settings` that the pillar's ``backup`` mapping means for *minion_id*.
 

@@ -154,3 +154,28 @@ def test_what_an_administrator_starts_by_hand_is_refused_while_the_pillar_is_bro
 ):
     said = broken.salt(SERVER, f"amanda.{function}", check=False)[SERVER]
     assert "pillar backup:colour: unknown key" in said
+
+
+@pytest.fixture
+def unrendered(daily, module_pillar):
+    """Give the fleet of whose pillar one SLS of all minions can't be rendered; then it is gone."""
+    top = module_pillar.root / "top.sls"
+    good = top.read_text()
+    module_pillar.add("unrendered", {}, "*")
+    (module_pillar.root / "unrendered.sls").write_text("other: {% hunter2 %}")
+    module_pillar.refresh()
+    yield daily
+    top.write_text(good)
+    module_pillar.refresh()
+
+
+def test_a_pillar_that_can_not_be_rendered_is_broken_though_the_rest_looks_complete(unrendered):
+    fault = "pillar backup: the master could not render all of this minion's pillar"
+    told = unrendered.salt(SERVER, "amanda.run_due", check=False)[SERVER]
+    assert told["pillar"].startswith(fault) and "hunter2" not in told["pillar"]
+    assert unrendered.salt(SERVER, "amanda.status")[SERVER]["pillar"].startswith(fault)
+    assert unrendered.salt(SERVER, "amanda.ls", "web1", "/etc")[SERVER]["count"]
+    for minion, function in ((SERVER, "collect"), (SERVER, "backup"), ("web1", "publish")):
+        assert fault in unrendered.salt(minion, f"amanda.{function}", check=False)[minion]
+    mined = unrendered.salt("web1", "mine.get", "web1", "amanda.directories")["web1"]
+    assert "/etc" in mined["web1"]["directories"]  # what it published before stays

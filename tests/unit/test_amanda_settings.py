@@ -53,6 +53,16 @@ def test_settings_survive_the_way_into_a_run_s_specification():
     assert amanda_settings.from_dict(settings.to_dict()) == settings
 
 
+def test_a_pillar_of_which_an_sls_failed_to_render_is_broken_though_the_rest_looks_complete():
+    pillar = {"backup": SERVER, "_errors": ["Rendering SLS 'backup-server' failed: hunter2"]}
+    with pytest.raises(PillarError, match="^pillar backup: the master could not render") as caught:
+        amanda_settings.of_minion(pillar, "web1")
+    assert "salt web1 pillar.items" in str(caught.value) and "hunter2" not in str(caught.value)
+    assert amanda_settings.of_minion({"backup": SERVER}, "web1") == parse("web1")
+    with pytest.raises(PillarError, match="a mapping is needed, not nothing"):
+        amanda_settings.of_minion({}, "web1")
+
+
 def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
     error = fault(configs={"daily": {"tapecyle": 9}})
     assert error.key == "backup:configs:daily:tapecyle"
