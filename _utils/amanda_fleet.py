@@ -309,7 +309,8 @@ def retire(fleet, minion_id, path=None, now=None):
 def unretire(fleet, minion_id, path=None, now=None):
     """Return *fleet* with what :func:`retire` took out as if it had been gone since.
 
-    So the next collection brings it back, if it is published.
+    So the next collection brings it back, if it is published. A directory that was retired before
+    its client was stays so.
 
     Raises :class:`~amanda_errors.ArgumentError` if it is not retired.
     """
@@ -323,7 +324,9 @@ def unretire(fleet, minion_id, path=None, now=None):
         raise ArgumentError(f"{what} is not retired")
     gone = {"missing": moment(now)}
     directories = tuple(
-        dataclasses.replace(each, **gone) if path in (None, each.path) else each
+        dataclasses.replace(each, **gone)
+        if (each.retired == client.retired if path is None else each.path == path)
+        else each
         for each in client.directories
     )
     changed = dataclasses.replace(client, directories=directories)

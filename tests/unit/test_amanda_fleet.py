@@ -512,6 +512,16 @@ def test_what_was_retired_by_mistake_is_back_with_the_next_collection_after_the_
     assert fleet == two()
 
 
+def test_the_undo_of_a_client_leaves_a_directory_retired_that_was_so_before():
+    published = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
+    keys = {"web1": host_keys(1), "db1": host_keys(2)}
+    before = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
+    later = DAY + datetime.timedelta(hours=1)
+    fleet = amanda_fleet.retire(before, "web1", now=later)
+    fleet = amanda_fleet.unretire(fleet, "web1", now=later)
+    assert collect(published, keys, fleet, later)[0] == before
+
+
 def test_only_what_is_retired_can_be_taken_back():
     with pytest.raises(ArgumentError, match="web1 is not retired"):
         amanda_fleet.unretire(two(), "web1")
