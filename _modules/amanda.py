@@ -273,7 +273,8 @@ def retire(host, path=None, undo=False):
 
     Nothing of it is dumped any more, nor reported as missing. Its last state stays on tape, older
     dumps until they are overwritten. While it is still published, it stays retired, and each
-    collection says so; what was gone and is published again is back.
+    collection says so. What its minion took out and adds again is back, as is a client that was
+    gone for a day.
 
     host
         The client's minion id.

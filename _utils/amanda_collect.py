@@ -6,6 +6,7 @@ administrator and names the remedy. What was collected before stays when its new
 """
 
 import dataclasses
+import datetime
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -15,7 +16,7 @@ import amanda_pins
 import amanda_reading as reading
 from amanda_dle import file_name, shown
 from amanda_errors import AmandaError
-from amanda_fleet import Client, Directory, Fleet, moment
+from amanda_fleet import GAP, Client, Directory, Fleet, moment
 from amanda_reading import Findings, Refused
 
 CLIENTS_LIMIT = 5000
@@ -53,9 +54,11 @@ def collect(published_directories, published_keys, previous, settings, now=None)
             raise AmandaError(f"the master answered {shown(value)} where the mine's data belongs")
     findings = Findings()
     ids = _ids({*published_directories, *published_keys}, previous, findings)
+    now = moment(now)
+    previous = _without_gaps(previous, ids.intersection(published_directories), now)
     keys = {each: published_keys[each] for each in ids if each in published_keys}
     pins = amanda_pins.decide(keys, previous, settings.server, findings)
-    work = _Collection(previous, settings, moment(now), findings, pins)
+    work = _Collection(previous, settings, now, findings, pins)
     clients = []
     for each in sorted({*ids, *(client.id for client in previous.clients)}):
         if each in ids and each in published_directories:
@@ -66,6 +69,35 @@ def collect(published_directories, published_keys, previous, settings, now=None)
             clients.append(client)
             work.review(client)
     return Fleet(tuple(clients)), list(findings)
+
+
+def _without_gaps(fleet, present, now):
+    """Return *fleet* with what was retired of *present* clients as it was before a gap in the mine.
+
+    A flush, or a new master, empties the mine: what was missing with its client, and not for
+    long, was not gone, so it doesn't return either. What a minion published without is gone.
+    """
+    return Fleet(
+        tuple(_without_gap(each, now) if each.id in present else each for each in fleet.clients)
+    )
+
+
+def _without_gap(client, now):
+    since = client.missing
+    if since is None or _seconds(now) - _seconds(since) >= GAP.total_seconds():
+        return client
+    directories = tuple(
+        dataclasses.replace(each, missing=None)
+        if each.retired is not None and each.missing is not None and each.missing >= since
+        else each
+        for each in client.directories
+    )
+    missing = since if client.retired is None else None
+    return dataclasses.replace(client, directories=directories, missing=missing)
+
+
+def _seconds(moment):
+    return datetime.datetime.fromisoformat(moment).timestamp()
 
 
 def _ids(published, previous, findings):

@@ -20,6 +20,9 @@ from amanda_reading import Refused
 
 VERSION = 1
 
+GAP = datetime.timedelta(days=1)
+"""For how long the mine may lack what is still there: until clients, hourly, have filled it."""
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Directory:
@@ -36,8 +39,8 @@ class Directory:
     missing
         Since when its client has not published it, ISO 8601; None while it does.
     retired
-        Since when it is no longer dumped; None while it is. What is retired and missing is back
-        when it is published again.
+        Since when it is no longer dumped; None while it is. What is retired and gone is back when
+        it is published again.
     """
 
     path: str
@@ -307,7 +310,7 @@ def retire(fleet, minion_id, path=None, now=None):
 
 
 def unretire(fleet, minion_id, path=None, now=None):
-    """Return *fleet* with what :func:`retire` took out as if it had been gone since.
+    """Return *fleet* with what :func:`retire` took out as if it had been gone for long.
 
     So the next collection brings it back, if it is published. A directory that was retired before
     its client was stays so.
@@ -322,7 +325,7 @@ def unretire(fleet, minion_id, path=None, now=None):
     if (client if path is None else client.directory(path)).retired is None:
         what = client.id if path is None else f"{path} of {client.id}"
         raise ArgumentError(f"{what} is not retired")
-    gone = {"missing": moment(now)}
+    gone = {"missing": moment((now or datetime.datetime.now(datetime.timezone.utc)) - GAP)}
     directories = tuple(
         dataclasses.replace(each, **gone)
         if (each.retired == client.retired if path is None else each.path == path)

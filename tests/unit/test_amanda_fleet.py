@@ -458,11 +458,53 @@ def test_a_retired_client_that_was_gone_and_publishes_again_is_back_and_reported
         fleet, findings = collect({"web1": directories("/etc", "/home")}, {}, fleet)
         assert findings == [] and fleet.client("db1").retired
     paths = {"db1": directories("/srv", time=LATER)}
-    fleet, findings = collect(paths, {"db1": host_keys(2, time=LATER)}, fleet)
+    day_after = DAY + datetime.timedelta(days=1)
+    fleet, findings = collect(paths, {"db1": host_keys(2, time=LATER)}, fleet, day_after)
     back = fleet.client("db1")
     assert (back.retired, back.missing, back.keys) == (None, None, (key(2),))
     assert (back.directory("/srv").retired, back.directory("/srv").missing) == (None, None)
     assert kinds(findings, "db1") == ["returned"]
+
+
+@pytest.mark.parametrize("path", [None, "/home"])
+@pytest.mark.parametrize("first", ["retired", "gap"])
+def test_what_was_retired_and_is_still_published_survives_gaps_in_the_mine(path, first):
+    published = {
+        "web1": directories("/etc", "/home", time=LATER),
+        "db1": directories("/srv", time=LATER),
+    }
+    keys = {"web1": host_keys(1, time=LATER), "db1": host_keys(2, time=LATER)}
+    fleet = two() if first == "retired" else collect({}, {}, two())[0]
+    fleet = amanda_fleet.retire(fleet, "web1", path, now=DAY)
+    wanted = collect(published, keys, amanda_fleet.retire(two(), "web1", path, now=DAY))[0]
+    for hours in (0, 23, 46):  # each gap is less than a day
+        now = DAY + datetime.timedelta(hours=hours)
+        fleet = collect({}, {}, fleet, now)[0]
+        fleet = collect({}, {}, fleet, now + datetime.timedelta(hours=1))[0]
+        fleet, findings = collect(published, keys, fleet, now + datetime.timedelta(hours=22))
+        assert fleet == wanted and kinds(findings, "web1") == ["retired"]
+
+
+@pytest.mark.parametrize("path", [None, "/home"])
+def test_an_undo_in_a_gap_of_the_mine_counts_once_it_is_over(path):
+    published = {"web1": directories("/etc", "/home"), "db1": directories("/srv")}
+    keys = {"web1": host_keys(1), "db1": host_keys(2)}
+    fleet = collect({}, {}, amanda_fleet.retire(two(), "web1", path, now=DAY))[0]
+    hour_later = DAY + datetime.timedelta(hours=1)
+    fleet = amanda_fleet.unretire(fleet, "web1", path, now=hour_later)
+    fleet = collect({}, {}, fleet, hour_later)[0]
+    assert collect(published, keys, fleet, hour_later)[0] == two()
+
+
+def test_a_directory_that_was_taken_out_before_a_gap_in_the_mine_is_back_when_it_is_added():
+    fleet = amanda_fleet.retire(two(), "web1", "/home", now=DAY)
+    fleet = collect({"web1": directories("/etc", time=LATER)}, {}, fleet)[0]
+    hour_later = DAY + datetime.timedelta(hours=1)
+    fleet = collect({}, {}, fleet, hour_later)[0]
+    paths = {"web1": directories("/etc", "/home", time=LATER)}
+    fleet, findings = collect(paths, {}, fleet, hour_later)
+    assert fleet.client("web1").directory("/home").retired is None
+    assert kinds(findings, "web1") == ["returned"]
 
 
 def test_a_retired_client_whose_clock_is_fast_is_not_taken_for_alive():
