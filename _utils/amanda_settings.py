@@ -285,6 +285,8 @@ def _networks(reader):
         reader.fail("server_addresses", "a list is needed", "Write ['192.0.2.7'].")
     for value in values:
         try:
+            if not isinstance(value, str):  # a number would count as an address, too
+                raise ValueError
             network = ipaddress.ip_network(value)
         except ValueError:
             problem = f"{quoted(value)} is no address or network"

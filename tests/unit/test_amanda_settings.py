@@ -125,6 +125,8 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:address", {"address": "not an address"}),
         ("backup:server_addresses", {"server_addresses": ["10.0.0.0/8", "all"]}),
         ("backup:server_addresses", {"server_addresses": ["0.0.0.0/0"]}),
+        ("backup:server_addresses", {"server_addresses": [5]}),
+        ("backup:server_addresses", {"server_addresses": [True]}),
         ("backup:port", {"port": 0}),
         ("backup:compress", {"compress": "lzma"}),
         ("backup:mailto", {"mailto": "root\nevil: |sh"}),
