@@ -11,6 +11,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a minion id may look like; it becomes a host name and a file name."""
 
 _SHOWN = 80  # characters of a value that an error shows
+_MOST_DAYS = 10000  # 27 years
 _SHOWN_KEY = 300  # a path may be one
 _KINDS = (
     (Mapping, "a mapping"),
@@ -90,12 +91,16 @@ class Reader:
     def days(self, key, default):
         """Return a number of days from ``7``, ``7 days`` or ``2 weeks``."""
         value = self.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-            return value
-        match = re.fullmatch(r"(\d{1,5}) *(day|week)s?", str(value))
-        if not match or int(match[1]) < 1:
+        days = 0
+        if isinstance(value, int) and not isinstance(value, bool):
+            days = value
+        elif match := re.fullmatch(r"(\d{1,5}) *(day|week)s?", str(value)):
+            days = int(match[1]) * (7 if match[2] == "week" else 1)
+        if days < 1:
             self.fail(key, f"{quoted(value)} is no time span", "Write it as '7 days' or '2 weeks'.")
-        return int(match[1]) * (7 if match[2] == "week" else 1)
+        if days > _MOST_DAYS:
+            self.fail(key, f"{quoted(value)} is too long", f"Give {_MOST_DAYS} days or less.")
+        return days
 
     def directory(self, key, default):
         value = self.text(key, default, "Name a directory.")

@@ -25,6 +25,7 @@ _RESERVED_CONFIGS = (*amanda_paths.RESERVED, "vtapes", "holding")
 WIDEST_NETWORK = {4: 8, 6: 16}
 """The shortest prefix of a network from which the server's key may be used, by IP version."""
 
+_MOST_TAPES = 100000
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
 
 
@@ -321,7 +322,13 @@ def _config(name, reader):
     runspercycle = reader.integer("runspercycle", dumpcycle, 1, 10000)
     runtapes = reader.integer("runtapes", 1, 1, 1000)
     needed = runspercycle * runtapes + 1
-    tapecycle = reader.integer("tapecycle", needed + 2, 1, 100000)
+    if needed + 2 > _MOST_TAPES:
+        reader.fail(
+            "runtapes",
+            f"{runspercycle} runs × {runtapes} tapes are more than {_MOST_TAPES} tapes a cycle",
+            "Give less, or shorten dumpcycle.",
+        )
+    tapecycle = reader.integer("tapecycle", needed + 2, 1, _MOST_TAPES)
     if tapecycle < needed:
         reader.fail(
             "tapecycle",
@@ -330,7 +337,14 @@ def _config(name, reader):
             f"Give at least {needed}, or shorten dumpcycle.",
         )
     # The last fulls of what fails, or was retired, are held back: as many as a cycle has tapes.
-    slots = reader.integer("slots", tapecycle + runspercycle * runtapes, 1, 100000)
+    slots = reader.integer("slots", tapecycle + runspercycle * runtapes, 1, _MOST_TAPES)
+    if slots > _MOST_TAPES:
+        reader.fail(
+            "tapecycle",
+            f"{tapecycle} tapes, and by default as many slots more as a cycle has tapes, are more "
+            f"than {_MOST_TAPES}",
+            "Give less, or give slots.",
+        )
     if slots < tapecycle:
         reader.fail(
             "slots", f"{slots} slots can't hold {tapecycle} tapes", f"Give {tapecycle} or more."

@@ -86,6 +86,8 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:configs:daily:slots", {"configs": {"daily": {"tapecycle": 9, "slots": 8}}}),
         ("backup:configs:daily:dumpcycle", {"configs": {"daily": {"dumpcycle": "soon"}}}),
         ("backup:configs:daily:dumpcycle", {"configs": {"daily": {"dumpcycle": 0}}}),
+        ("backup:configs:daily:dumpcycle", {"configs": {"daily": {"dumpcycle": "99999 weeks"}}}),
+        ("backup:configs:daily:dumpcycle", {"configs": {"daily": {"dumpcycle": 10001}}}),
         ("backup:configs:daily:cron", {"configs": {"daily": {"cron": "every day"}}}),
         ("backup:configs:daily:cron", {"configs": {"daily": {"cron": 5}}}),
         ("backup:configs:daily:org", {"configs": {"daily": {"org": 'x"\nincludefile "y'}}}),
@@ -161,6 +163,24 @@ def test_too_few_tapes_for_the_cycle_name_the_number_that_is_needed():
     error = fault(configs={"daily": {"dumpcycle": "7 days", "runtapes": 2, "tapecycle": 14}})
     assert error.key == "backup:configs:daily:tapecycle"
     assert "Give at least 15" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"runspercycle": 10000, "runtapes": 1000}, "runtapes"),
+        ({"runspercycle": 10000, "runtapes": 10}, "runtapes"),
+        ({"tapecycle": 99999}, "tapecycle"),
+        ({"runspercycle": 10000, "runtapes": 6}, "tapecycle"),
+    ],
+)
+def test_no_default_asks_for_more_tapes_than_the_pillar_itself_may(keys, named):
+    assert fault(configs={"daily": keys}).key == f"backup:configs:daily:{named}"
+
+
+def test_what_the_pillar_gives_itself_may_be_as_much_as_there_can_be():
+    keys = {"dumpcycle": "10000 days", "runtapes": 9, "tapecycle": 100000, "slots": 100000}
+    assert parse(configs={"daily": keys}).config().slots == 100000
 
 
 def test_a_mirror_without_recipients_is_refused_with_the_way_to_make_one():
