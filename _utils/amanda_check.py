@@ -19,15 +19,15 @@ def check(work):
     if server.returncode and not problems:
         problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
-    retention = amanda_retention.look(work.places, work.user)
-    problems += filter(None, [amanda_retention.shortage(retention, work.config, work.user)])
-    problems += _mirror_problems(work)
+    problems += _retention_problems(work) + _mirror_problems(work)
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}
         for host, reach in reached.items()
     }
-    for host, problem in _client_problems(work, reached):
+    found, unknown = _client_problems(work, reached)
+    problems += unknown
+    for host, problem in found:
         clients[host].update(success=False)
         clients[host]["message"] = "; ".join(filter(None, [clients[host]["message"], problem]))
     failed = [client for client in clients.values() if not client["success"]]
@@ -42,6 +42,14 @@ def check(work):
     }
 
 
+def _retention_problems(work):
+    try:
+        retention = amanda_retention.look(work.places, work.user)
+        return list(filter(None, [amanda_retention.shortage(retention, work.config, work.user)]))
+    except AmandaError as error:
+        return [str(error)]
+
+
 def _mirror_problems(work):
     try:
         if work.settings.mirror:
@@ -52,10 +60,14 @@ def _mirror_problems(work):
 
 
 def _client_problems(work, reached):
-    """Return what amcheck finds on the clients that can be reached, pairs of host and problem."""
+    """Return what amcheck finds on the clients that can be reached, and what else it says.
+
+    The first is a list of pairs of host and problem; the second, of texts, tells why amcheck
+    failed if it wasn't for a client.
+    """
     good = [host for host, reach in reached.items() if not reach.problem]
     if not good:
-        return []
+        return [], []
     argv = ["amcheck", "--exact-match", "-c", work.config.name, *good]
     answer = amanda_command.run(argv, user=work.user, ok=None)
     found = []
@@ -64,5 +76,6 @@ def _client_problems(work, reached):
         if host in reached:
             found.append((host, f"{host}: {text}"))
     if answer.returncode and not found:
-        raise AmandaError(f"amcheck failed: {answer.stdout.decode(errors='replace')[-500:]}")
-    return found
+        said = (answer.stdout + answer.stderr).decode(errors="replace").strip()[-500:]
+        return [], [f"amcheck of the clients failed: {said}"]
+    return found, []

@@ -418,6 +418,9 @@ def test_check_tells_of_server_and_clients_without_dumping(fleet):
     fleet.client("db1", [missing])
     fleet.client("down1", [missing], address=SWALLOWED, daemon=None)
     shutil.rmtree(fleet.places.tapes)
+    held = amanda_layout.RETENTION / "daily.json"
+    held.parent.mkdir(exist_ok=True)
+    held.write_text("nonsense")
     result = fleet.run("check")
     answer = steps(result)["check"]
     assert not answer["success"]
@@ -426,6 +429,7 @@ def test_check_tells_of_server_and_clients_without_dumping(fleet):
     assert f"can not stat '{missing}'" in clients["db1"]["message"]
     assert "does not answer" in clients["down1"]["message"]
     assert any("does not exist" in problem for problem in answer["server"])
+    assert any(str(held) in problem for problem in answer["server"])
     assert not list(fleet.places.logs.glob("log.2*"))
 
 
