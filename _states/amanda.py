@@ -37,6 +37,7 @@ __virtualname__ = "amanda"
 _AS_WANTED = "Already as it should be."
 _ENGINE = Path(amanda_layout.__file__).parent  # the engine's modules, as Salt synced them
 _INTERVALS = ("seconds", "minutes", "hours", "days", "cron", "when", "once", "splay")
+_DEFERRED = "amanda.deferred"  # in the context of one apply
 POLL = 2  # seconds between two looks at the mine for the server's key
 MINE_DELAY = 30  # seconds within which what was sent to the mine is in it
 
@@ -59,7 +60,8 @@ def _converge(name, plan, act, deferrable=False):
         Function that makes them.
     deferrable
         What it touches is used by a run: while there is one, nothing is changed, and while it is
-        changed, none begins. What isn't there at all then is a failure.
+        changed, none begins. What isn't there at all then is a failure. What comes after it in the
+        same apply waits with it, be the run over by then.
     """
     try:
         changes = plan()
@@ -68,7 +70,8 @@ def _converge(name, plan, act, deferrable=False):
         if __opts__["test"]:
             return _result(name, None, changes, "Would be changed.")
         with amanda_unit.no_start() if deferrable else contextlib.nullcontext():
-            if deferrable and amanda_unit.running():
+            if deferrable and (__context__.get(_DEFERRED) or amanda_unit.running()):
+                __context__[_DEFERRED] = True
                 return _deferred(name, changes)
             act()
         left = plan()

@@ -10,6 +10,16 @@ from tests.integration import fleet as on_fleet
 from tests.integration.backups import MIRROR, SERVER, catalogue, dles, good, steps
 from tests.testbed import SaltError, salt
 
+SETTINGS = "/var/lib/salt-amanda/settings.json"
+LAST = b"settings of the last good apply:\n"
+RUN_ENDS = b"""
+end of the run:
+  cmd.run:
+    - name: |
+        systemctl kill --signal=CONT amanda-run.service
+        while systemctl -q is-active amanda-run.service; do sleep 0.1; done
+
+"""  # a state for the middle of an apply
 DLES = {(host, disk) for host in (SERVER, "web1", "db1") for disk in ("/etc", "/home")}
 
 
@@ -283,6 +293,13 @@ def test_a_state_leaves_what_a_run_uses_and_a_config_that_is_not_there_yet_is_a_
         states = {
             each["__id__"]: each for each in on_fleet.apply(mirrored, SERVER, **options)[SERVER]
         }
+        kept = mirrored.read(SERVER, SETTINGS)
+        with on_fleet.edited(mirrored, "salt/backup/server.sls", LAST, RUN_ENDS + LAST):
+            daily_alone = {"backup": {"configs": {"daily": more["configs"]["daily"]}}}
+            on_fleet.apply(mirrored, SERVER, pillar=daily_alone)
+        # What was not applied yet isn't kept as if it were, though the run was over by then.
+        assert not backups.is_running(mirrored)
+        assert mirrored.read(SERVER, SETTINGS) == kept and b"another" not in kept
     daily, second = states["Amanda config daily"], states["Amanda config second"]
     assert (daily["result"], daily["changes"]) == (True, {}) and daily["warnings"]
     assert daily["comment"].startswith("Deferred: what is in use stays as it is")
@@ -292,7 +309,7 @@ def test_a_state_leaves_what_a_run_uses_and_a_config_that_is_not_there_yet_is_a_
     assert states["settings of the last good apply"]["result"] is False
     on_fleet.apply(mirrored, SERVER, pillar={"backup": more})
     assert b"another" in mirrored.read(SERVER, "/etc/amanda/daily/amanda.conf")
-    assert b"second" in mirrored.read(SERVER, "/var/lib/salt-amanda/settings.json")
+    assert b"second" in mirrored.read(SERVER, SETTINGS)
     on_fleet.apply(mirrored, SERVER)
     on_fleet.forget(mirrored, "second")
 
