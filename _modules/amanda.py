@@ -25,6 +25,7 @@ with amanda_synced.engine():
     import amanda_due
     import amanda_find
     import amanda_fleet
+    import amanda_former
     import amanda_host
     import amanda_layout
     import amanda_platform
@@ -89,7 +90,9 @@ def _usable_settings():
     pillar's repair.
     """
     try:
-        return _server_settings(), None
+        settings = _server_settings()
+        amanda_former.check_in_place(settings)
+        return settings, None
     except PillarError as error:
         settings = amanda_applied.load(__opts__["id"], error)
         log.warning("%s Until then the settings of the last good apply are used.", error)
@@ -472,6 +475,7 @@ def _start(action, config, settings, fault=None, **options):
     """Collect and start a run; return its id."""
     if amanda_unit.running():
         raise amanda_unit.Busy(amanda_unit.running())
+    amanda_former.check_in_place(settings)
     amanda_host.check_paths(settings)  # that the mirror is usable is its own step's business
     collected = _collect(settings)
     if fault:

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_layout
 import amanda_tapes
 from amanda_errors import AmandaError, PillarError
-from amanda_layout import AMANDA_CONFIGS
 
 _OURS = "# Written by Salt"
 _PATHS = {
@@ -88,7 +88,26 @@ def check_moved(places, slots, user):
             )
 
 
-def left_behind(configs, parent=AMANDA_CONFIGS):
+def check_in_place(settings):
+    """Raise :class:`~amanda_errors.PillarError` if an amanda.conf in use names other places.
+
+    settings
+        The server's :class:`amanda_settings.Settings`. The places in them were refused, or not
+        applied yet: a run would write where the amanda.conf says, and look for it elsewhere.
+    """
+    for name in settings.configs:
+        place = amanda_layout.places(name, settings.paths)
+        former = read(place.conf)
+        if former not in (None, Former(place.tapes, place.tapelist, place.holding)):
+            raise PillarError(
+                "backup:paths",
+                f"{place.conf}/amanda.conf still names others: {former.tapes}, "
+                f"{former.tapelist.parent}, {former.holding}",
+                "Apply the state backup on this server: it says what to move first, if anything",
+            )
+
+
+def left_behind(configs, parent=amanda_layout.AMANDA_CONFIGS):
     """Return in words which configs of ours hold dumps but are none of *configs* any more.
 
     configs

@@ -4,6 +4,7 @@ Clock changes and daylight saving are in tests/unit/test_amanda_due.py and, by s
 tests/functional/test_due.py.
 """
 
+import contextlib
 import datetime
 import json
 
@@ -111,16 +112,27 @@ def test_a_run_that_is_due_while_another_goes_on_waits_for_its_turn(daily):
     good(result)
 
 
+@contextlib.contextmanager
+def added(bed, pillar, name, backup, target, text=None):
+    """Add to the pillar for this block, or an SLS of this text, and apply nothing."""
+    top = pillar.root / "top.sls"
+    good = top.read_text()
+    pillar.add(name, backup, target)
+    if text:
+        (pillar.root / f"{name}.sls").write_text(text)
+    pillar.refresh()
+    try:
+        yield bed
+    finally:
+        top.write_text(good)
+        pillar.refresh()
+
+
 @pytest.fixture
 def broken(daily, module_pillar):
     """Give the fleet whose server gets a pillar with a slip, which then is repaired."""
-    top = module_pillar.root / "top.sls"
-    good = top.read_text()
-    module_pillar.add("slip", {"colour": "red"}, SERVER)
-    module_pillar.refresh()
-    yield daily
-    top.write_text(good)
-    module_pillar.refresh()
+    with added(daily, module_pillar, "slip", {"colour": "red"}, SERVER):
+        yield daily
 
 
 def test_a_broken_pillar_stops_no_run_that_is_due_and_is_reported_until_it_is_repaired(broken):
@@ -159,14 +171,8 @@ def test_what_an_administrator_starts_by_hand_is_refused_while_the_pillar_is_bro
 @pytest.fixture
 def unrendered(daily, module_pillar):
     """Give the fleet of whose pillar one SLS of all minions can't be rendered; then it is gone."""
-    top = module_pillar.root / "top.sls"
-    good = top.read_text()
-    module_pillar.add("unrendered", {}, "*")
-    (module_pillar.root / "unrendered.sls").write_text("other: {% hunter2 %}")
-    module_pillar.refresh()
-    yield daily
-    top.write_text(good)
-    module_pillar.refresh()
+    with added(daily, module_pillar, "unrendered", {}, "*", "other: {% hunter2 %}"):
+        yield daily
 
 
 def test_a_pillar_that_can_not_be_rendered_is_broken_though_the_rest_looks_complete(unrendered):
@@ -179,3 +185,19 @@ def test_a_pillar_that_can_not_be_rendered_is_broken_though_the_rest_looks_compl
         assert fault in unrendered.salt(minion, f"amanda.{function}", check=False)[minion]
     mined = unrendered.salt("web1", "mine.get", "web1", "amanda.directories")["web1"]
     assert "/etc" in mined["web1"]["directories"]  # what it published before stays
+
+
+def test_until_other_places_in_the_pillar_are_applied_those_of_amanda_conf_are_used(
+    daily, module_pillar
+):
+    fault = "pillar backup:paths: /etc/amanda/daily/amanda.conf still names others"
+    moved = {"paths": {"tapes": "/srv/elsewhere"}}
+    with added(daily, module_pillar, "moved", moved, SERVER):
+        miss(daily, 1)
+        told = daily.salt(SERVER, "amanda.run_due", check=False)[SERVER]
+        assert told["pillar"].startswith(fault)
+        (result,) = told["runs"]
+        assert fault in steps(good(result))["collect"]["findings"][-1]["message"]
+        assert daily.salt(SERVER, "amanda.ls", "web1", "/etc")[SERVER]["count"]
+        assert fault in daily.salt(SERVER, "amanda.backup", check=False)[SERVER]
+    assert daily.run(SERVER, ["ls", "/srv/elsewhere"], check=False).returncode

@@ -2,6 +2,7 @@
 
 import amanda_conf
 import amanda_former
+import amanda_layout
 import amanda_platform
 import amanda_settings
 import pytest
@@ -107,6 +108,21 @@ def test_dumps_that_wait_on_the_old_holding_disk_are_named(before, tmp_path):
 def test_tapes_that_were_never_written_may_be_made_anew_elsewhere(before, tmp_path):
     before.tapelist.write_text("0 daily-0001 reuse BLOCKSIZE:32 POOL:daily\n")
     amanda_former.check_moved(places(tmp_path, tapes="new"), 1, None)
+
+
+@pytest.mark.parametrize("what", ["tapes", "state", "holding"])
+def test_a_pillar_with_other_places_than_the_amanda_conf_in_use_is_told(
+    before, tmp_path, monkeypatch, what
+):
+    settings = amanda_settings.parse({"server": "s"}, "s")
+    monkeypatch.setattr(amanda_layout, "places", lambda name, paths: before)
+    amanda_former.check_in_place(settings)
+    moved = places(tmp_path, **{what: "new"})
+    monkeypatch.setattr(amanda_layout, "places", lambda name, paths: moved)
+    with pytest.raises(PillarError, match="backup:paths: .*daily/amanda.conf still names others"):
+        amanda_former.check_in_place(settings)
+    (before.conf / "amanda.conf").unlink()
+    amanda_former.check_in_place(settings)
 
 
 # --- a config that the pillar no longer has ---
