@@ -38,6 +38,12 @@ def miss(bed, days):
     return was
 
 
+def looks(bed):
+    """Return the ids of the jobs that called amanda.run_due and have come to their end."""
+    argv = ["salt-run", "--out=json", "jobs.list_jobs", "search_function=amanda.run_due"]
+    return set(json.loads(bed.run("master", argv).stdout))
+
+
 def test_the_job_is_there_after_apply_runs_at_start_and_every_ten_minutes(daily):
     jobs = daily.salt(SERVER, "schedule.list", show_all=True, return_yaml=False)[SERVER]
     job = jobs["amanda.run_due"]
@@ -95,8 +101,11 @@ def test_a_time_that_passed_while_the_minion_was_down_is_made_up_for_at_its_star
     daily.restart_minion(SERVER)
     until(lambda: backups.results(daily) != before, "a run at the start", 30)
     result = good(backups.wait_for_end(daily))
+    earlier = looks(daily)
     daily.restart_minion(SERVER)
-    until(lambda: backups.newest_result(daily).get("reported"), "its report", 30)
+    # To its end: it would find what the next test prepares.
+    until(lambda: looks(daily) - earlier, "the look at the start", 60)
+    assert backups.newest_result(daily)["reported"]
     assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
     assert len(backups.results(daily)) == len(before) + 1
     assert list(steps(result)) == ["collect", "cleanup", "canary", "dump"]
