@@ -270,8 +270,10 @@ class Bed:
             "checkout": images.CHECKOUT,
             "disk": self.state / "disk",
         }
+        if pillar and not pillar.is_dir():
+            raise BedError(f"the pillar {pillar} is no directory")
         if pillar:
-            mounts["pillar"] = pillar.resolve(strict=True)
+            mounts["pillar"] = pillar.resolve()
         plan = {
             "claim": self.group.name,
             "group": self.group.name,
