@@ -149,6 +149,7 @@ def test_a_slot_with_foreign_data_is_refused_and_nothing_at_all_is_changed(
     assert state_alone(fleet, 7)["changes"] == {}
 
 
+@pytest.mark.slow  # the same without Salt is in tests/functional/test_tapes.py
 def test_a_thousand_slots_are_labelled_within_half_a_minute(fleet, slots):
     done = slots(1000)
     assert done["result"] is True

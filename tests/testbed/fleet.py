@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+import traceback
 from pathlib import Path
 
 from tests.testbed import cgroup, claim, ground, images, network, salt
@@ -83,7 +84,9 @@ class Bed:
             try:
                 self._end()
                 yield
-            except BaseException:
+            except BaseException as error:
+                # What was interrupted may hold the claim that is waited for.
+                traceback.clear_frames(error.__traceback__)
                 self._end()
                 raise
 

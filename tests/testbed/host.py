@@ -110,8 +110,10 @@ class Host:
         pid = self.pid
         variables = [f"{k}={v}" for k, v in {**ENVIRONMENT, **(environment or {})}.items()]
         enter = ["nsenter", f"--target={pid}", "--all", "--"]
-        settle = ["/usr/bin/setpriv", "--pdeathsig=KILL", "/usr/bin/env", "--chdir=/", "-i"]
-        return cgroup.joined(cgroup.groups_of(pid), [*enter, *settle, *variables, *argv])
+        settle = ["/usr/bin/setpriv", "--pdeathsig=KILL"]
+        # Whoever runs the tests may have signals ignored.
+        settle += ["/usr/bin/env", "--default-signal", "--chdir=/", "-i", *variables]
+        return cgroup.joined(cgroup.groups_of(pid), [*enter, *settle, *argv])
 
 
 class Boot:
