@@ -27,6 +27,7 @@ with amanda_synced.engine():
     import amanda_fleet
     import amanda_former
     import amanda_host
+    import amanda_identity
     import amanda_layout
     import amanda_platform
     import amanda_restore
@@ -547,11 +548,16 @@ def _running(configs):
 # Files back.
 
 
-def _catalogue(host, path, source, config, generation, at=None):
-    """Give the catalogue with the newest dump of *path* of *host*; a context manager."""
+@contextlib.contextmanager
+def _catalogue(host, path, source, config, generation, identity, at=None):
+    """Give the catalogue with the newest dump of *path* of *host*, for this block."""
     (settings, _), user = _usable_settings(), amanda_platform.detect().user
-    at = amanda_sources.timestamp(at)
-    return amanda_sources.holding(settings, host, path, source, user, config, generation, at)
+    where = (settings, host, path, source, user, config, generation, amanda_sources.timestamp(at))
+    with (
+        amanda_identity.given(identity, user) as key,
+        amanda_sources.holding(*where, identity=key) as catalogue,
+    ):
+        yield catalogue
 
 
 def _with_unread(catalogue, answer):
@@ -562,7 +568,7 @@ def _with_unread(catalogue, answer):
     return {**answer, "unread": unread} if unread else answer
 
 
-def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
+def ls(host, path=None, at=None, source="tapes", config=None, generation=None, identity=None):
     """List a directory of a client as it was at a moment; what was deleted by then isn't shown.
 
     host
@@ -578,6 +584,9 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
         Which Amanda config; may be left out: the one whose dump is the newest.
     generation
         Which generation of the mirror, if not the newest.
+    identity
+        The path, on the server, of a file of root's (0400) with an offsite age identity to open
+        the dumps with, where the server's own doesn't: ``/root/offsite.key``. Remove it afterwards.
 
     Another config that may hold a newer dump but can't be read is told of with its ``problem``.
 
@@ -587,7 +596,10 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
 
         salt backup-server amanda.ls web1 /home at=2026-11-20
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
+    with (
+        _salt_errors(),
+        _catalogue(host, path, source, config, generation, identity, at) as catalogue,
+    ):
         if path is None:
             moment = amanda_sources.timestamp(at)
             return _with_unread(catalogue, amanda_find.list_disks(catalogue.dumps, host, moment))
@@ -598,15 +610,16 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None):
             path,
             amanda_sources.timestamp(at),
             catalogue.user,
+            identity=catalogue.identity,
         )
         return _with_unread(catalogue, names)
 
 
-def versions(host, path, source="tapes", config=None, generation=None):
+def versions(host, path, source="tapes", config=None, generation=None, identity=None):
     """Return which dumps store a file or directory, the newest first.
 
-    host, path, source, config, generation
-        As for :func:`ls`.
+    host, path, source, config, generation, identity
+        As for :func:`ls`; only the mirror's catalogue is sealed.
 
     CLI Example:
 
@@ -614,18 +627,27 @@ def versions(host, path, source="tapes", config=None, generation=None):
 
         salt backup-server amanda.versions web1 /etc/hosts
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation) as catalogue:
+    with _salt_errors(), _catalogue(host, path, source, config, generation, identity) as catalogue:
         found = amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
         return _with_unread(catalogue, found)
 
 
-def recover(host, path, at=None, destination=None, source="tapes", config=None, generation=None):
+def recover(
+    host,
+    path,
+    at=None,
+    destination=None,
+    source="tapes",
+    config=None,
+    generation=None,
+    identity=None,
+):
     """Restore a file, a directory or a whole DLE of a client, as it was at a moment.
 
     It appears on this server, in a directory that only root can enter, since what a client sent
     may be hostile. Owners, modes, links, extended attributes and ACLs are as they were.
 
-    host, path, at, source, config, generation
+    host, path, at, source, config, generation, identity
         As for :func:`ls`.
     destination
         A directory that is empty or absent, in one that exists. All above it must be root's, and
@@ -641,7 +663,10 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
 
         salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation, at) as catalogue:
+    with (
+        _salt_errors(),
+        _catalogue(host, path, source, config, generation, identity, at) as catalogue,
+    ):
         answer = amanda_restore.recover(
             catalogue.dumps,
             catalogue.source,
@@ -652,6 +677,7 @@ def recover(host, path, at=None, destination=None, source="tapes", config=None, 
             index=catalogue.index,
             user=catalogue.user,
             progress=_teller(catalogue.config),
+            identity=catalogue.identity,
         )
         return _with_unread(catalogue, answer)
 

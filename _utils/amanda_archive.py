@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import amanda_identity
 import amanda_layout
 from amanda_command import popen
 from amanda_errors import AmandaError
@@ -112,7 +113,7 @@ def _finish(what, process, heard):
 
 
 @contextlib.contextmanager
-def unseal(stream, archive, config, user, decrypt=None):
+def unseal(stream, archive, config, user, identity=None):
     """Give the :class:`amanda_layout.ConfigPlaces` of an archive, unpacked for this block only.
 
     stream
@@ -123,8 +124,8 @@ def unseal(stream, archive, config, user, decrypt=None):
         The config's name.
     user
         Who unseals, unpacks, and owns what is unpacked; None is the caller.
-    decrypt
-        The command that unseals, a list; None takes the filter of the archive's method.
+    identity
+        What :func:`amanda_identity.given` gave; None takes the server's own key.
 
     The places have no tapes and no holding disk. Raises :class:`~amanda_errors.AmandaError` if the
     archive can't be opened, or lacks what its manifest says is in it.
@@ -134,7 +135,7 @@ def unseal(stream, archive, config, user, decrypt=None):
     directory = as_user(user, tempfile.mkdtemp, "", "salt-amanda-")
     try:
         options = ["--extract", *_SAFELY, f"--directory={directory}"]
-        with _reading(stream, archive.method, options, user, decrypt):
+        with _reading(stream, archive.method, options, user, identity):
             pass
         places = {"conf": Path(directory, archive.conf), "state": Path(directory, archive.state)}
         as_user(user, _check, directory, [str(path) for path in places.values()])
@@ -171,15 +172,15 @@ _SAFELY = ("--no-same-owner", "--no-same-permissions", "--delay-directory-restor
 
 
 @contextlib.contextmanager
-def _reading(stream, method, options, user, decrypt=None):
-    """Unseal *stream*, by *decrypt* or the method's filter, and have tar read it, for this block.
+def _reading(stream, method, options, user, identity=None):
+    """Unseal *stream* and have tar read it, for this block.
 
     Gives the two processes; leaving the block waits for them.
     """
     with contextlib.ExitStack() as stack:
         heard = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(2)]
-        argv = decrypt or [amanda_layout.CRYPT[method], "-d"]
-        crypt = _start(stack, argv, user, heard[0], stdin=stream)
+        argv, inherited = amanda_identity.opener(method, identity, "the catalogue")
+        crypt = _start(stack, argv, user, heard[0], stdin=stream, pass_fds=inherited)
         stream.close()
         argv = ["tar", *options, _compression(method), "--file=-"]
         nowhere = subprocess.DEVNULL

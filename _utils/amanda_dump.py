@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 
+import amanda_identity
 import amanda_layout
 from amanda_errors import AmandaError
 from amanda_pipeline import Pipeline, Stage
@@ -35,7 +36,7 @@ _AMCRYPT_PADDING = 511  # zero bytes at most: aespipe seals blocks of 512
 
 
 @contextlib.contextmanager
-def open_stream(dump, source, check=True, user=None, hashes=None):
+def open_stream(dump, source, check=True, user=None, hashes=None, identity=None):
     """Give the plain archive of *dump*, a binary stream that can be read or be a child's stdin.
 
     dump
@@ -50,6 +51,8 @@ def open_stream(dump, source, check=True, user=None, hashes=None):
         Who the filters run as; None is the caller.
     hashes
         A dict that gets the SHA-256 (hex) of each tape file read to its end, by path; None: none.
+    identity
+        What :func:`amanda_identity.given` gave, to open it with; None takes the server's own key.
 
     A child that has the stream must have ended when the block is left. An exception in the block
     stops everything at once; if a fault of the dump came first, that is raised instead, since it
@@ -60,13 +63,15 @@ def open_stream(dump, source, check=True, user=None, hashes=None):
         raise AmandaError(f"the log has no checksum of {describe(dump)}: it can't be checked")
     header = _inspect(dump, source)
     name = f"{describe(dump)}, {_tapes(dump)}"
-    commands = [decrypter(header, name), expander(header, name)]
+    decrypt, inherited = decrypter(header, name, identity)
+    commands = [decrypt, expander(header, name)]
     with Pipeline(
         _Parts(dump, source, hashes),
         [argv for argv in commands if argv],
         _stages(dump, *commands),
         user,
         name,
+        inherited,
     ) as pipeline:
         try:
             yield pipeline.out
@@ -144,29 +149,31 @@ def _inspect(dump, source):
     return first
 
 
-def decrypter(header, where):
-    """Return the command that decrypts what *header* describes, None if it isn't encrypted.
+def decrypter(header, where, identity=None):
+    """Return the command that decrypts what *header* describes, and descriptors it is to inherit.
+
+    The command is None if it isn't encrypted. For *identity* see :func:`open_stream`.
 
     The program comes from our own table; the header's is only compared with it, since whoever
     could write a tape file must not choose what runs. Raises
     :class:`amanda_errors.AmandaError` if it is none of ours.
     """
     if not header.encrypted:
-        return None
-    ours = {os.fspath(path): path for path in amanda_layout.CRYPT.values()}
-    program = ours.get(header.encrypt_program)
-    if header.encrypted_by_client or program is None or header.decrypt_option != "-d":
+        return None, ()
+    ours = {os.fspath(path): method for method, path in amanda_layout.CRYPT.items()}
+    method = ours.get(header.encrypt_program)
+    if header.encrypted_by_client or method is None or header.decrypt_option != "-d":
         raise AmandaError(
             f"{where} was encrypted by {header.encrypt_program or 'an unnamed program'}, which is "
             f"none of {', '.join(ours)}: it is not run. Decrypt it by hand if you trust it"
         )
-    return [program, "-d"]
+    return amanda_identity.opener(method, identity, where)
 
 
 def expander(header, where):
     """Return the command that expands what *header* describes, None if it isn't compressed.
 
-    Raises as :func:`decrypter` does.
+    Raises :class:`amanda_errors.AmandaError` if that is a program that is none of ours.
     """
     if header.compression == "N" and not header.compress_program:
         return None

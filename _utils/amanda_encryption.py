@@ -9,23 +9,16 @@ import base64
 import os
 import time
 
+import amanda_age
 import amanda_files
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
 from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, CRYPT
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 RECIPIENTS_KEY = "backup:encryption:recipients"
 
 _FULL = (0, "OK")
-_IDENTITY = "age-secret-key-"
-_RECIPIENT = "age"
-_ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_CHECKSUM_LENGTH = 6
-_X25519_LENGTH = 32  # bytes
-
 _AMCRYPT_LINES = 65  # what aespipe(1) wants for its multi-key-v3 mode
 _AMCRYPT_LINE_LENGTH = 60  # characters; it asks for 20 or more
 _PASSPHRASE_LENGTH = 30  # bytes, before base64
@@ -64,7 +57,7 @@ def ensure(encryption, platform):
     amanda_files.apply([wanted for wanted in _managed(encryption, platform) if wanted.is_directory])
     for path in missing:
         if path == AGE_IDENTITY:
-            content = new_identity()
+            content = amanda_age.new_identity()
         elif path == _passphrase(platform):
             content = base64.b64encode(os.urandom(_PASSPHRASE_LENGTH)) + b"\n"
         else:
@@ -85,7 +78,7 @@ def recipients(encryption):
 
     Raises :class:`~amanda_errors.AmandaError` if the server's identity is missing or damaged.
     """
-    own = [_public(identity) for identity in _identities()]
+    own = [amanda_age.public_key(identity) for identity in _identities()]
     return tuple(dict.fromkeys([*own, *encryption.recipients]))
 
 
@@ -138,28 +131,6 @@ def canary(encryption, user):
         raise AmandaError(f"{program} lets data through unsealed; apply the state backup")
     if method == "age":
         _check_seals(sealed, encryption)
-
-
-def public_key(identity):
-    """Return the recipient (``age1…``) of an age identity (``AGE-SECRET-KEY-1…``).
-
-    Raises :class:`~amanda_errors.AmandaError`, which doesn't show the identity, if it is none.
-    """
-    return _public(identity)
-
-
-def check_recipient(text):
-    """Raise :class:`ValueError`, saying what is wrong, unless *text* is an age recipient.
-
-    The message doesn't quote *text*, which may be a secret key put there by mistake.
-    """
-    if not isinstance(text, str):
-        raise ValueError("it is no text")
-    prefix, data = _decode(text)
-    if prefix != _RECIPIENT or text != text.lower():
-        raise ValueError("it doesn't begin with age1")
-    if len(data) != _X25519_LENGTH:
-        raise ValueError("it has not the length of a key")
 
 
 def _check_seals(sealed, encryption):
@@ -236,88 +207,11 @@ def _new_amcrypt_key(platform):
         run(["gpgconf", "--kill", "gpg-agent"], user=platform.user, ok=None)
 
 
-def new_identity():
-    private = X25519PrivateKey.generate()
-    raw = private.private_bytes(
-        serialization.Encoding.Raw,
-        serialization.PrivateFormat.Raw,
-        serialization.NoEncryption(),
-    )
-    identity = _encode(_IDENTITY, raw).upper()
-    return f"# public key: {_public(identity)}\n{identity}\n".encode()
-
-
 def _identities():
     """Return the identities on disk, text; a second one opens dumps of before a change of keys."""
     try:
-        lines = AGE_IDENTITY.read_text(encoding="ascii").splitlines()
+        return amanda_age.identities(AGE_IDENTITY.read_bytes(), AGE_IDENTITY)
     except FileNotFoundError:
         raise AmandaError(f"{AGE_IDENTITY} is missing; apply the state backup") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not found:
-        raise AmandaError(f"{AGE_IDENTITY} holds no identity; bring its copy back")
-    return found
-
-
-def _public(identity):
-    try:
-        prefix, raw = _decode(identity)
-        if prefix != _IDENTITY or len(raw) != _X25519_LENGTH:
-            raise ValueError("it is none")
-    except ValueError:  # whose text must not be shown: it may quote the secret
-        raise AmandaError(f"{AGE_IDENTITY} is no age identity; bring its copy back") from None
-    public = X25519PrivateKey.from_private_bytes(raw).public_key()
-    return _encode(_RECIPIENT, public.public_bytes_raw())
-
-
-# Bech32 (BIP 173), in which age writes its keys; without that standard's limit of 90 characters.
-def _checksum(prefix, groups):
-    values = [*(ord(c) >> 5 for c in prefix), 0, *(ord(c) & 31 for c in prefix), *groups]
-    generators = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
-    checksum = 1
-    for value in values:
-        top = checksum >> 25
-        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
-        for bit, generator in enumerate(generators):
-            checksum ^= generator if top >> bit & 1 else 0
-    return checksum
-
-
-def _regroup(values, width, new_width):
-    """Return *values* of *width* bits as values of *new_width*, and what is left as a pair."""
-    number = bits = 0
-    groups = []
-    for value in values:
-        number = number << width | value
-        bits += width
-        while bits >= new_width:
-            bits -= new_width
-            groups.append(number >> bits & (1 << new_width) - 1)
-    return groups, (number & (1 << bits) - 1, bits)
-
-
-def _encode(prefix, data):
-    groups, (left, bits) = _regroup(data, 8, 5)
-    if bits:
-        groups.append(left << 5 - bits)
-    remainder = _checksum(prefix, groups + [0] * _CHECKSUM_LENGTH) ^ 1
-    groups += [remainder >> 5 * (5 - place) & 31 for place in range(_CHECKSUM_LENGTH)]
-    return f"{prefix}1" + "".join(_ALPHABET[group] for group in groups)
-
-
-def _decode(text):
-    """Return prefix and data of *text*; raises :class:`ValueError` that doesn't quote it."""
-    if text not in (text.lower(), text.upper()):
-        raise ValueError("capital and small letters are mixed")
-    prefix, separator, body = text.lower().rpartition("1")
-    if not separator or not prefix or len(body) < _CHECKSUM_LENGTH or not text.isascii():
-        raise ValueError("it doesn't begin with age1")
-    if set(body) - set(_ALPHABET):
-        raise ValueError("it has a character that no key has")
-    groups = [_ALPHABET.index(character) for character in body]
-    if _checksum(prefix, groups) != 1:
-        raise ValueError("its checksum is wrong, so it was not copied as it is")
-    data, (left, bits) = _regroup(groups[:-_CHECKSUM_LENGTH], 5, 8)
-    if left or bits >= 5:
-        raise ValueError("its last characters are damaged")
-    return prefix, bytes(data)
+    except AmandaError as error:
+        raise AmandaError(f"{error}; bring its copy back") from None

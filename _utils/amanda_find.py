@@ -78,17 +78,19 @@ def base_name(disk, name):
     return (_disk_bytes(disk) + b"/" + name).rstrip(b"/").rpartition(b"/")[2] or b"rootfs"
 
 
-def read_tree(chain, source, user=None):
+def read_tree(chain, source, user=None, identity=None):
     """Return the :class:`amanda_tree.Tree` that *chain* leads to, from the heads of its dumps.
 
     chain
         From :func:`locate`.
-    source, user
+    source, user, identity
         As :func:`amanda_dump.open_stream` takes them.
     """
     dumpdirs = []
     for dump in chain:
-        with amanda_dump.open_stream(dump, source, check=False, user=user) as stream:
+        with amanda_dump.open_stream(
+            dump, source, check=False, user=user, identity=identity
+        ) as stream:
             try:
                 dumpdirs.append(amanda_tree.read_dumpdirs(stream))
             except ParseError as error:
@@ -99,13 +101,13 @@ def read_tree(chain, source, user=None):
     return amanda_tree.follow(dumpdirs)
 
 
-def list_names(dumps, source, host, path, at=None, user=None, limit=1000):
+def list_names(dumps, source, host, path, at=None, user=None, limit=1000, identity=None):
     """List the directory *path* of *host* as it was: deleted files aren't shown.
 
     dumps
         What :func:`amanda_catalogue.read` returned.
-    source, user
-        Where the tape files are, and who the filters run as: see
+    source, user, identity
+        Where the tape files are, who the filters run as, and what opens the dumps: see
         :func:`amanda_dump.open_stream`.
     host
         As the disklist has it.
@@ -119,7 +121,7 @@ def list_names(dumps, source, host, path, at=None, user=None, limit=1000):
     Raises :class:`amanda_errors.ArgumentError` if nothing of that name was there.
     """
     chain, name = locate(dumps, host, path, at)
-    tree = read_tree(chain, source, user)
+    tree = read_tree(chain, source, user, identity)
     kind = tree.kind(name)
     if kind is None:
         raise ArgumentError(

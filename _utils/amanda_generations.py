@@ -188,7 +188,7 @@ def tape_directory(mirror, config, label, written):
 
 
 @contextlib.contextmanager
-def open_catalogue(mirror, manifest, user=None, decrypt=None):
+def open_catalogue(mirror, manifest, user=None, identity=None):
     """Give the catalogue of a generation, unpacked for this block only.
 
     mirror
@@ -197,7 +197,7 @@ def open_catalogue(mirror, manifest, user=None, decrypt=None):
         What :func:`load` returned.
     user
         The dump user, who unseals and unpacks; None is the caller.
-    decrypt
+    identity
         As for :func:`amanda_archive.unseal`.
 
     Gives an :class:`amanda_layout.ConfigPlaces` whose tapes and holding disk don't exist. Raises
@@ -211,7 +211,7 @@ def open_catalogue(mirror, manifest, user=None, decrypt=None):
             raise AmandaError(f"the catalogue was changed: {top / file.name}")
         stream.seek(0)
         archive = manifest.archive
-        with amanda_archive.unseal(stream, archive, manifest.config, user, decrypt) as places:
+        with amanda_archive.unseal(stream, archive, manifest.config, user, identity) as places:
             yield places
 
 

@@ -68,7 +68,7 @@ class Stage:
 class _Filter:
     """A program between two pipes: ``stdin`` and ``stdout`` are our ends of them, files."""
 
-    def __init__(self, argv, user):
+    def __init__(self, argv, user, inherited):
         self._argv = argv
         self._process = None
         self._stderr = tempfile.TemporaryFile()
@@ -79,7 +79,12 @@ class _Filter:
         with stdin, stdout:
             try:
                 self._process = amanda_command.popen(
-                    argv, user, stdin=stdin, stdout=stdout, stderr=self._stderr
+                    argv,
+                    user,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=self._stderr,
+                    pass_fds=inherited,
                 )
             except OSError as error:
                 self.close()
@@ -129,14 +134,17 @@ class Pipeline:
         Who the programs run as; None is the caller.
     name
         What the data is, for messages.
+    inherited
+        Descriptors that the programs have open, under the same numbers.
     """
 
-    def __init__(self, source, commands, stages, user, name):
+    def __init__(self, source, commands, stages, user, name, inherited=()):
         self._source = source
         self._commands = commands
         self._stages = stages
         self._user = user
         self._name = name
+        self._inherited = inherited
         self._filters = []
         self._threads = []
         self._failures = []  # (which stretch, what)
@@ -157,7 +165,7 @@ class Pipeline:
 
     def _start(self):
         for argv in self._commands:
-            self._filters.append(_Filter(argv, self._user))
+            self._filters.append(_Filter(argv, self._user, self._inherited))
         reader, writer = _pipe()
         os.set_blocking(writer.fileno(), False)
         with reader:

@@ -31,7 +31,18 @@ SAMPLE = 20
 _PROGRESS_STEP = 16 << 20  # bytes between two calls
 
 
-def recover(dumps, source, host, path, destination, at=None, index=None, user=None, progress=None):
+def recover(
+    dumps,
+    source,
+    host,
+    path,
+    destination,
+    at=None,
+    index=None,
+    user=None,
+    progress=None,
+    identity=None,
+):
     """Restore *path* of *host*, as it was at a moment, into the directory *destination*.
 
     dumps
@@ -56,6 +67,8 @@ def recover(dumps, source, host, path, destination, at=None, index=None, user=No
         Who the filters run as.
     progress
         Called with bytes read, bytes in all and words that say what is being read.
+    identity
+        What :func:`amanda_identity.given` gave, to open dumps with; None: the server's own key.
 
     Returns a dict: ``host``, ``path``, ``as_of`` (the last dump's time), ``restored`` (where *path*
     is now), ``manifest``, ``files``, ``directories``, ``others``, ``bytes``, ``sample``;
@@ -70,12 +83,12 @@ def recover(dumps, source, host, path, destination, at=None, index=None, user=No
         raise AmandaError("only root can restore owners, devices and capabilities")
     destination = _check_destination(destination)
     chain, name = amanda_find.locate(dumps, host, path, at)
-    tree = amanda_find.read_tree(chain, source, user)
+    tree = amanda_find.read_tree(chain, source, user, identity)
     if tree.kind(name) is None:
         raise _not_there(dumps, index, host, path, chain[-1])
     plan = _Plan(chain, tree, name)
     with _scratch(destination) as scratch:
-        reader = _Reader(chain, source, user, plan, progress)
+        reader = _Reader(chain, source, user, plan, progress, identity)
         dumps_read, missing = _restore(plan, reader, scratch)
         base = amanda_find.base_name(chain[-1].disk, name)
         counts = _publish(plan, scratch, base, destination)
@@ -137,9 +150,10 @@ class _Plan:
 class _Reader:
     """Reads the dumps of a chain, and says how far it is."""
 
-    def __init__(self, chain, source, user, plan, progress):
+    def __init__(self, chain, source, user, plan, progress, identity):
         self._chain, self._source, self._user = chain, source, user
         self._progress = progress
+        self._identity = identity
         self._done = self._said = 0
         self._total = sum(
             dump.native.size
@@ -159,7 +173,7 @@ class _Reader:
                 self._tell(what)
 
         with amanda_dump.open_stream(
-            dump, self._source, check=not early, user=self._user
+            dump, self._source, check=not early, user=self._user, identity=self._identity
         ) as stream:
             extracted = amanda_extract.extract(stream, root, wanted, early, seen)
         if self._progress:

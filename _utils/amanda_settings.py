@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import amanda_dle
 import amanda_options
 import amanda_paths
-from amanda_encryption import check_recipient
+from amanda_age import check_recipient
 from amanda_errors import ArgumentError, PillarError
 from amanda_pillar import REQUIRED, Reader, find_secret, quoted
 

@@ -34,6 +34,8 @@ class Catalogue:
         The directory of the names in each dump.
     user
         Who the filters run as.
+    identity
+        What they open dumps with: see :func:`amanda_identity.given`.
     unread
         Other configs that may hold a newer dump but can't be read: their names, and why.
     """
@@ -43,6 +45,7 @@ class Catalogue:
     source: object
     index: Path
     user: str
+    identity: int | None = None
     unread: dict = dataclasses.field(default_factory=dict)
 
 
@@ -72,7 +75,7 @@ class MirrorSource:
 
 
 @contextlib.contextmanager
-def catalogue(settings, config, source, user, generation=None):
+def catalogue(settings, config, source, user, generation=None, identity=None):
     """Give the :class:`Catalogue` of one config for this block.
 
     settings
@@ -83,6 +86,8 @@ def catalogue(settings, config, source, user, generation=None):
         The dump user.
     generation
         Which generation of the mirror; None is the newest.
+    identity
+        What :func:`amanda_identity.given` gave; None takes the server's own key.
     """
     if source not in SOURCES:
         raise ArgumentError(f"{source!r} is no source: choose one of {', '.join(SOURCES)}")
@@ -92,26 +97,29 @@ def catalogue(settings, config, source, user, generation=None):
         places = amanda_layout.places(config, settings.paths)
         dumps = amanda_catalogue.read(places)
         tapes = amanda_dump.TapeSource(places.tapes)
-        yield Catalogue(config, dumps, tapes, places.index, user)
+        yield Catalogue(config, dumps, tapes, places.index, user, identity)
         return
     if settings.mirror is None:
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
     manifest = amanda_generations.load(settings.mirror, config, generation)
-    with amanda_generations.open_catalogue(settings.mirror, manifest, user) as places:
+    opened = amanda_generations.open_catalogue(settings.mirror, manifest, user, identity)
+    with opened as places:
         dumps = amanda_catalogue.read(places)
         mirror = MirrorSource(settings.mirror, config)
-        yield Catalogue(config, dumps, mirror, places.index, user)
+        yield Catalogue(config, dumps, mirror, places.index, user, identity)
 
 
 @contextlib.contextmanager
-def holding(settings, host, path, source, user, config=None, generation=None, at=None):
+def holding(
+    settings, host, path, source, user, config=None, generation=None, at=None, identity=None
+):
     """Give the :class:`Catalogue` with the newest dump of *path* of *host*, for this block.
 
     path
         Absolute; None is any.
     config
         The config's name; None looks through all of them.
-    generation
+    generation, identity
         As for :func:`catalogue`.
     at
         A timestamp (14 digits): the newest by then. None is now.
@@ -124,7 +132,8 @@ def holding(settings, host, path, source, user, config=None, generation=None, at
     with contextlib.ExitStack() as stack:
         for name in names:
             try:
-                one = stack.enter_context(catalogue(settings, name, source, user, generation))
+                opened = catalogue(settings, name, source, user, generation, identity)
+                one = stack.enter_context(opened)
                 last = amanda_find.newest(one.dumps, host, wanted, at)
                 found.append((last.timestamp if last else "", one))
             except AmandaError as error:

@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import amanda_age
 import amanda_encryption
 import amanda_layout
 import amanda_platform
@@ -235,6 +236,17 @@ def test_a_full_disk_is_a_failure_both_ways(filter_program):
         assert done.returncode != 0
 
 
+def test_age_opens_with_an_identity_that_is_named(tmp_path):
+    sealed = run(AGE).stdout
+    aside = amanda_layout.AGE_IDENTITY.rename("/var/tmp/aside")
+    try:
+        assert run(AGE, "-d", data=sealed).returncode != 0
+        assert run(AGE, "-d", aside, data=sealed).stdout == DATA
+        assert run(AGE, "-d", tmp_path / "none", data=sealed).returncode != 0
+    finally:
+        aside.rename(amanda_layout.AGE_IDENTITY)
+
+
 @pytest.mark.parametrize("filter_program", [AGE, AMCRYPT, ZSTD])
 @pytest.mark.parametrize("arguments", [["-x"], ["-d", "-d"], ["--decrypt"], ["--", "-d"]])
 def test_an_unknown_argument_is_refused(filter_program, arguments):
@@ -278,7 +290,7 @@ def test_the_canary_notices_another_identity():
 
 
 def test_the_canary_notices_a_recipient_that_the_filter_does_not_know_yet():
-    recipient = amanda_encryption.new_identity().decode().split("public key: ")[1].split()[0]
+    recipient = amanda_age.new_identity().decode().split("public key: ")[1].split()[0]
     with pytest.raises(AmandaError, match="apply the state backup"):
         amanda_encryption.canary(amanda_settings.Encryption("age", (recipient,)), USER)
 

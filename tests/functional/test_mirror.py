@@ -14,6 +14,7 @@ from pathlib import Path
 
 import amanda_catalogue
 import amanda_generations
+import amanda_identity
 import amanda_layout
 import amanda_mirror
 import amanda_rights
@@ -189,7 +190,6 @@ def suicide():
 def test_an_offsite_identity_alone_opens_the_catalogue(site, tmp_path):
     offsite = ROOT / "offsite"
     subprocess.run(["age-keygen", "-o", offsite], check=True, capture_output=True)
-    shutil.chown(offsite, DUMP_USER)
     public = subprocess.run(["age-keygen", "-y", offsite], check=True, capture_output=True).stdout
     recipients = ROOT / "keys/recipients"
     recipients.write_bytes(recipients.read_bytes() + public)
@@ -201,9 +201,10 @@ def test_an_offsite_identity_alone_opens_the_catalogue(site, tmp_path):
         amanda_generations.open_catalogue(site.settings, manifest, DUMP_USER),
     ):
         pass
-    decrypt = ["age", "--decrypt", "--identity", offsite]
-    catalogue = amanda_generations.open_catalogue(site.settings, manifest, DUMP_USER, decrypt)
-    with catalogue as places:
+    with (
+        amanda_identity.given(str(offsite), DUMP_USER) as identity,
+        amanda_generations.open_catalogue(site.settings, manifest, DUMP_USER, identity) as places,
+    ):
         assert places.tapelist.read_text() == site.places.tapelist.read_text()
         assert places.tapelist.owner() == DUMP_USER
     assert not places.conf.exists()

@@ -11,11 +11,13 @@ import tarfile
 import time
 from pathlib import Path
 
+import amanda_age
 import amanda_catalogue
 import amanda_dump
 import amanda_encryption
 import amanda_extract
 import amanda_find
+import amanda_identity
 import amanda_layout
 import amanda_names
 import amanda_platform
@@ -27,7 +29,7 @@ import pytest
 from amanda_errors import AmandaError, ArgumentError, CommandError, ParseError
 
 from tests.functional import hard_tree
-from tests.functional.local_amanda import LocalAmanda
+from tests.functional.local_amanda import USER, LocalAmanda
 from tests.functional.programs import install_client_programs
 
 FULL = (
@@ -302,6 +304,8 @@ def test_progress_ends_at_all_the_bytes_there_are(restores, room):
 
 # sealed dumps
 
+OFFSITE = amanda_age.new_identity()
+
 
 @pytest.fixture(scope="module")
 def sealed():
@@ -310,7 +314,9 @@ def sealed():
     for program in (amanda_layout.CRYPT["age"], amanda_layout.COMPRESS):
         shutil.copy(Path(__file__).parents[2] / "salt" / "backup" / "files" / program.name, program)
         program.chmod(0o755)
-    amanda_encryption.ensure(amanda_settings.Encryption("age", ()), amanda_platform.detect())
+    offsite = amanda_age.public_key(*amanda_age.identities(OFFSITE, "offsite"))
+    encryption = amanda_settings.Encryption("age", (offsite,))
+    amanda_encryption.ensure(encryption, amanda_platform.detect())
     top = Path("/srv/sealed")
     shutil.rmtree(top, ignore_errors=True)
     top.mkdir()
@@ -594,3 +600,76 @@ def test_a_damaged_dump_is_an_error_and_leaves_nothing(restores, room):
         assert list(room.iterdir()) == []
     finally:
         tape_file.write_bytes(content)
+
+
+@pytest.fixture
+def lost_identity():
+    """The server's own identity, taken away for a test."""
+    aside = amanda_layout.AGE_IDENTITY.rename("/root/aside")
+    yield
+    aside.rename(amanda_layout.AGE_IDENTITY)
+
+
+def test_without_the_servers_identity_one_that_is_given_opens_a_sealed_dump(
+    sealed, lost_identity, room
+):
+    dumps, source = sealed
+    what = (dumps, source, "localhost", "/srv/sealed")
+    key = room / "offsite.key"
+    key.write_bytes(OFFSITE)
+    key.chmod(0o400)
+    with pytest.raises(AmandaError, match="identity is missing"):
+        amanda_restore.recover(*what, str(room / "out"), user=USER)
+    with amanda_identity.given(str(key), USER) as identity:
+        listed = amanda_find.list_names(*what, user=USER, identity=identity)
+        assert [entry["name"] for entry in listed["entries"]] == ["early", "late"]
+        result = amanda_restore.recover(*what, str(room / "out"), user=USER, identity=identity)
+    assert (room / "out" / "sealed" / "early").read_text() == "a small file\n"
+    assert [dump["checked"] for dump in result["dumps"]] == [True]
+
+
+def test_an_identity_that_was_not_sealed_to_opens_nothing(sealed, room):
+    dumps, source = sealed
+    key = room / "other.key"
+    key.write_bytes(amanda_age.new_identity())
+    key.chmod(0o400)
+    with amanda_identity.given(str(key), USER) as identity:
+        what = (dumps, source, "localhost", "/srv/sealed", str(room / "out"))
+        with pytest.raises(AmandaError, match="no identity matched"):
+            amanda_restore.recover(*what, user=USER, identity=identity)
+    assert list(room.iterdir()) == [key]
+
+
+def test_a_given_identity_is_in_no_argument_environment_or_file_of_a_filter(sealed, room):
+    dumps, source = sealed
+    key = room / "offsite.key"
+    key.write_bytes(OFFSITE)
+    key.chmod(0o400)
+    (secret,) = amanda_age.identities(OFFSITE, "offsite")
+    with amanda_identity.given(str(key), USER) as identity:
+        opened = amanda_dump.open_stream(
+            dumps[0], source, check=False, user=USER, identity=identity
+        )
+        with opened:
+            children = [
+                child for child in Path("/proc").glob("[0-9]*") if _parent(child) == os.getpid()
+            ]
+            seen = [
+                (child / name).read_bytes() for child in children for name in ("cmdline", "environ")
+            ]
+    assert any(f"/dev/fd/{identity}".encode() in each for each in seen)
+    assert not any(secret.encode() in each for each in seen)
+    found = subprocess.run(
+        ["grep", "-rlsF", secret, "/tmp", "/var/tmp", "/dev/shm", "/run", "/var/lib"],
+        capture_output=True,
+        check=False,
+    )
+    assert [name for name in found.stdout.split(b"\n") if name] == [os.fsencode(key)]
+
+
+def _parent(process):
+    """Return the parent's number of a process, a directory of /proc; None if it has ended."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None

@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 
-import amanda_encryption
+import amanda_age
 
 from tests.integration import fleet as on_fleet
 from tests.testbed import Bed, salt
@@ -15,6 +15,7 @@ SERVER = "backup-server"
 MIRROR = "/srv/mirror"
 RUNS = "/var/lib/salt-amanda/runs"
 UNIT = "amanda-run.service"
+OFFSITE = amanda_age.new_identity()
 PICTURE = "/checkout/tests/picture.py"
 _FOUND = re.compile(
     r"(?P<day>\S+) (?P<time>\S+) +(?P<host>\S+) +(?P<disk>/\S*) +(?P<level>\d+) +\S+ +\S+ +"
@@ -146,15 +147,15 @@ def mirrored(bed: Bed, pillar):
 
 
 def made_mirror(bed: Bed, directory: str) -> dict:
-    """Make a mirror's directory, its user and an offsite key; return what the pillar says then."""
+    """Make a mirror's directory and its user; return what the pillar says then, with OFFSITE."""
     script = (
         f"id mirror >/dev/null 2>&1 || useradd --system mirror; "
         f"install -d -m 700 -o mirror {directory}"
     )
     bed.run(SERVER, ["sh", "-c", script])
-    identity = amanda_encryption.new_identity().decode()
+    (identity,) = amanda_age.identities(OFFSITE, "offsite")
     return {
-        "encryption": {"recipients": [identity.split("public key: ")[1].split()[0]]},
+        "encryption": {"recipients": [amanda_age.public_key(identity)]},
         "mirror": {"user": "mirror", "directory": directory},
     }
 

@@ -1,6 +1,6 @@
 """What can't be: named with its remedy before anything changes, and what is in use stays."""
 
-import amanda_encryption
+import amanda_age
 import pytest
 
 from tests.integration.conftest import Pillar, pillar_root
@@ -160,7 +160,7 @@ def test_what_amanda_alone_knows_to_be_wrong_in_the_pillar_is_refused_by_amanda(
 
 
 def test_a_secret_key_in_the_pillar_is_told_and_shown_nowhere(fleet, before, pillar):
-    secret = amanda_encryption.new_identity().decode().split()[-1]
+    secret = amanda_age.new_identity().decode().split()[-1]
     pillar.add("bad", {"encryption": {"recipients": [secret]}}, SERVER)
     pillar.refresh()
     answers = [apply(fleet, SERVER, check=False), fleet.salt(SERVER, "amanda.check", check=False)]

@@ -171,6 +171,37 @@ def test_a_part_comes_back_from_the_mirror_without_a_tape(history):
         history.bed.run(SERVER, ["mv", f"{tapes}.away", tapes])
 
 
+@pytest.fixture
+def offsite_key(history):
+    """The offsite identity as root's file on the server, whose own is away for the time of it."""
+    script = """
+        set -eu
+        cd /etc/salt-amanda/age; mv identity /root/aside
+        umask 077; cat > /root/offsite.key
+    """
+    history.bed.run(SERVER, ["sh", "-c", script], input=backups.OFFSITE)
+    yield "/root/offsite.key"
+    script = "mv /root/aside /etc/salt-amanda/age/identity; rm /root/offsite.key"
+    history.bed.run(SERVER, ["sh", "-c", script])
+
+
+@pytest.mark.parametrize("source", ["tapes", "mirror"])
+def test_an_offsite_identity_opens_what_the_server_can_not(history, offsite_key, source):
+    assert history.missed("/home", 2, source=source, identity=offsite_key) == []
+    shown = names(history, "/home/eve/work", 0, source=source, identity=offsite_key)
+    assert shown == {("plan", "file"), ("kept", "file")}
+    with pytest.raises(SaltError) as caught:
+        history.recover("/home", source=source)
+    assert "identity is missing" in caught.value.data[SERVER]
+
+
+def test_an_identity_that_others_can_read_is_refused(history, offsite_key):
+    history.bed.run(SERVER, ["chmod", "644", offsite_key])
+    with pytest.raises(SaltError) as caught:
+        history.recover("/home", identity=offsite_key)
+    assert f"chmod 0400 {offsite_key}" in caught.value.data[SERVER]
+
+
 def test_what_is_restored_is_roots_alone_and_its_checksums_are_right(history):
     result = history.recover(HARD, 2, destination="/root/hard again")
     try:

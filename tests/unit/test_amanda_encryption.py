@@ -5,6 +5,7 @@ import os
 import stat
 import time
 
+import amanda_age
 import amanda_encryption
 import amanda_platform
 import amanda_settings
@@ -40,28 +41,6 @@ def paths(changes):
     return sorted(path.rpartition("/")[2] for path in changes)
 
 
-def test_the_public_key_is_the_one_that_age_keygen_names():
-    assert amanda_encryption.public_key(IDENTITY) == RECIPIENT
-
-
-def test_a_recipient_with_one_wrong_character_is_refused_for_its_checksum():
-    with pytest.raises(ValueError, match="checksum"):
-        amanda_encryption.check_recipient(OTHER[:-1] + "q")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "age1", "age", OTHER.upper(), OTHER.replace("z9", "Z9"), OTHER + "\n", IDENTITY, "agé1"],
-)
-def test_what_is_no_recipient_is_refused(text):
-    with pytest.raises(ValueError, match="it |mixed"):
-        amanda_encryption.check_recipient(text)
-
-
-def test_a_good_recipient_is_accepted():
-    amanda_encryption.check_recipient(OTHER)
-
-
 def test_a_prediction_makes_nothing(platform, tmp_path):
     changes = amanda_encryption.differences(age(OTHER), platform)
     assert paths(changes) == ["age", "identity", "recipients", "settings"]
@@ -74,7 +53,7 @@ def test_the_identity_is_the_dump_users_alone_and_dumps_are_sealed_offsite_too(p
     assert stat.S_IMODE(amanda_encryption.AGE_IDENTITY.stat().st_mode) == 0o400
     own, offsite = amanda_encryption.AGE_RECIPIENTS.read_text().split()
     identity = amanda_encryption.AGE_IDENTITY.read_text().splitlines()[-1]
-    assert own == amanda_encryption.public_key(identity)
+    assert own == amanda_age.public_key(identity)
     assert offsite == OTHER
 
 
