@@ -6,8 +6,8 @@ of the command or the minion that started it.
 
 On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :func:`tapes`,
 :func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`run_due`, :func:`status`,
-:func:`ls`, :func:`versions`, :func:`recover`. On every minion: :func:`publish` and what it
-publishes.
+:func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`. On every minion: :func:`publish` and
+what it publishes.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ with amanda_synced.engine():
     import amanda_applied
     import amanda_collect
     import amanda_directories
+    import amanda_drill
     import amanda_due
     import amanda_find
     import amanda_fleet
@@ -104,6 +105,13 @@ def _flag(name, value):
     """Return *value* if it is True or False: any other word would count as True."""
     if not isinstance(value, bool):
         raise ArgumentError(f"{name}={value} is neither True nor False")
+    return value
+
+
+def _count(name, value):
+    """Return *value* if it is a number of things, from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name}={value} is no number, from 1")
     return value
 
 
@@ -531,6 +539,7 @@ def status(config=None):
         told = {
             "running": _shown(_running(names)),
             "last": {name: _shown(result) for name, result in last.items()},
+            "drills": {name: amanda_drill.summary(name) for name in names},
         }
         return {**told, "pillar": fault} if fault else told
 
@@ -672,7 +681,7 @@ def recover(
             catalogue.source,
             host,
             path,
-            destination or _new_destination(host),
+            destination or str(_recovered() / f"{host}-{amanda_results.new_id()}"),
             amanda_sources.timestamp(at),
             index=catalogue.index,
             user=catalogue.user,
@@ -682,14 +691,70 @@ def recover(
         return _with_unread(catalogue, answer)
 
 
-def _new_destination(host):
-    """Return a directory for what is restored of *host* that isn't there yet."""
-    below = amanda_layout.STATE / "recovered"
-    below.mkdir(mode=0o700, exist_ok=True)
-    return str(below / f"{host}-{amanda_results.new_id()}")
+def _recovered():
+    """Return the directory of what is restored without a destination."""
+    path = amanda_layout.STATE / "recovered"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
-def _teller(config):
+def drill(
+    host=None,
+    path=None,
+    sample=3,
+    source="mirror",
+    config=None,
+    generation=None,
+    directory=None,
+):
+    """Try whether backups can be restored: restore some directories whole, compare, remove them.
+
+    What comes back is compared with the catalogue's checksums, the dumps' lists and the index, and
+    this server's own directories with all of their files that haven't changed since. Called again
+    and again, as by a schedule, it comes to every directory: those first that weren't tried for
+    longest.
+
+    host, path
+        Only this client's directories, only this one; both as ``amanda.ls`` names them.
+    sample
+        How many of them; ``all`` for all.
+    source, config, generation
+        As for :func:`ls`, but ``mirror`` is the default, and so is the only config.
+    directory
+        Where there is room for one of them at a time. Default: ``/var/lib/salt-amanda/recovered``.
+
+    Returns ``success``, ``message``, ``seconds``, and for each of the ``directories`` what was
+    restored and what differs. :func:`status` tells when a drill passed last.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.drill sample=5
+    """
+    with _salt_errors():
+        (settings, _), user = _usable_settings(), amanda_platform.detect().user
+        name = settings.config(config).name
+        result = {"config": name, "at": amanda_results.now(), "source": source, "directories": []}
+        with amanda_sources.catalogue(settings, name, source, user, generation) as catalogue:
+            record = amanda_drill.read(name)
+            count = None if sample == "all" else _count("sample", sample)
+            for each in amanda_drill.choose(catalogue.dumps, record, count, host, path):
+                own, where = each[0] == settings.server, directory or str(_recovered())
+                tell = _teller(name, "drill")
+                result["directories"].append(
+                    amanda_drill.drill(catalogue, *each, where, own, progress=tell)
+                )
+            result = amanda_drill.conclude(result)
+            amanda_drill.write(name, result, catalogue.dumps)
+        state = "passed" if result["success"] else "failed"
+        __salt__["event.send"](f"salt/amanda/{__opts__['id']}/{name}/drill/{state}", result)
+    if not result["success"]:
+        __context__["retcode"] = 2
+    return result
+
+
+def _teller(config, kind="recover"):
     """Return a function that tells the event bus how far a restore is, every few seconds."""
     told = time.monotonic()
 
@@ -697,7 +762,7 @@ def _teller(config):
         nonlocal told
         if time.monotonic() - told >= _TELL:
             told = time.monotonic()
-            tag = f"salt/amanda/{__opts__['id']}/{config}/recover/progress"
+            tag = f"salt/amanda/{__opts__['id']}/{config}/{kind}/progress"
             __salt__["event.send"](tag, {"done": done, "total": total, "what": what})
 
     return tell

@@ -1,0 +1,320 @@
+"""A drill: directories restored whole, as on the bad day, compared with all there is, and removed.
+
+Restoring compares each dump's sizes and checksums with the catalogue. What came back is compared,
+name by name, with the dumps' own lists and with Amanda's index; and of this host's directories,
+byte by byte, with every file that hasn't changed since.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import amanda_catalogue
+import amanda_command
+import amanda_files
+import amanda_find
+import amanda_index
+import amanda_names
+import amanda_restore
+import amanda_restored
+from amanda_errors import AmandaError
+from amanda_layout import DRILLS
+from amanda_tree import join
+
+SAMPLE = 20
+"""How many differences a result names of those that it counts."""
+
+_ROOM = 64 << 20  # bytes that stay free where a drill restores
+_CHUNK = 1 << 20
+
+
+def choose(dumps, record, count=None, host=None, disk=None):
+    """Return the DLEs to drill, pairs of host and disk: those first that weren't for longest.
+
+    dumps
+        What :func:`amanda_catalogue.read` gives.
+    record
+        What :func:`read` gives.
+    count
+        How many; None is all.
+    host, disk
+        Only this host's, only this directory.
+
+    Raises :class:`~amanda_errors.AmandaError` if there is none.
+    """
+    drilled = {(row["host"], row["disk"]): row["at"] for row in record["directories"]}
+    found = {
+        (dump.host, dump.disk)
+        for dump in dumps
+        if host in (None, dump.host) and disk in (None, dump.disk)
+    }
+    if not found:
+        known = ", ".join(sorted({f"{dump.host} {dump.disk}" for dump in dumps})) or "none"
+        raise AmandaError(
+            f"there is no dump of {host or 'any host'} {disk or ''} to try; there are dumps of: "
+            f"{known}"
+        )
+    return sorted(found, key=lambda name: (drilled.get(name, ""), name))[:count]
+
+
+def drill(catalogue, host, disk, directory, own=False, progress=None):
+    """Restore the last state of a DLE below *directory*, compare it, remove it; return a dict.
+
+    catalogue
+        The :class:`amanda_sources.Catalogue`.
+    directory
+        One of root's, for what is restored meanwhile.
+    own
+        True if *host* is this machine: its live files are compared.
+    progress
+        As for :func:`amanda_restore.recover`.
+
+    ``host``, ``disk``, ``as_of``, ``success``, ``message``, ``files``, ``bytes``, ``seconds``;
+    ``different``, the names that aren't as they should be, and why; ``live``: how many files were
+    ``compared`` with those on the host, and how many have ``changed`` since, None if it is another
+    host's. A fault is in ``message``, not raised.
+    """
+    began = time.monotonic()
+    entry = {"host": host, "disk": disk, "as_of": None, "files": 0, "bytes": 0, "live": None}
+    try:
+        different = _drill(catalogue, host, disk, directory, own, progress, entry)
+        message = f"{entry['files']} files are as they were dumped"
+        if different:
+            message = f"{len(different)} names differ, one of them: {different[0]}"
+    except (AmandaError, OSError) as error:
+        different, message = None, str(error)
+    return {
+        **entry,
+        "success": different == [],
+        "message": message,
+        "different": (different or [])[:SAMPLE],
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def conclude(result):
+    """Return the *result* of a drill with ``success``, ``message`` and ``seconds`` of the whole.
+
+    result
+        A dict with ``directories``, a list of what :func:`drill` gave.
+    """
+    entries = result["directories"]
+    failed = [entry for entry in entries if not entry["success"]]
+    message = f"{len(entries) - len(failed)} of {len(entries)} directories came back as dumped"
+    told = [f"{entry['host']} {entry['disk']}: {entry['message']}" for entry in failed]
+    return {
+        **result,
+        "success": bool(entries) and not failed,
+        "message": ". ".join([message, *told]),
+        "seconds": round(sum(entry["seconds"] for entry in entries), 3),
+    }
+
+
+def _drill(catalogue, host, disk, directory, own, progress, entry):
+    """Restore and compare; fill *entry* and return what differs, in words."""
+    dumps = [dump for dump in catalogue.dumps if (dump.host, dump.disk) == (host, disk)]
+    chain = amanda_catalogue.chain(dumps, host, disk)
+    entry["as_of"] = amanda_find.iso(chain[-1].timestamp)
+    _check_room(chain, directory)
+    path = amanda_names.text(os.fsencode(disk))
+    with _scratch(directory) as scratch:
+        restored = amanda_restore.recover(
+            dumps,
+            catalogue.source,
+            host,
+            path,
+            str(scratch / "restored"),
+            user=catalogue.user,
+            progress=progress,
+        )
+        entry.update(files=restored["files"], bytes=restored["bytes"])
+        root = os.fsdecode(amanda_names.raw(restored["restored"]))
+        tree = amanda_find.read_tree(chain, catalogue.source, catalogue.user)
+        found = dict(amanda_restored.walk(root))
+        different = _against_index(catalogue.index, chain, tree, found)
+        if own:
+            entry["live"], unlike = _against_live(root, disk, found, chain[-1].timestamp)
+            different += unlike
+    return different
+
+
+def _check_room(chain, directory):
+    """Raise unless there is room in *directory* for all that the dumps of *chain* hold."""
+    needed = sum(dump.native.size for dump in chain if dump.native) + _ROOM
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise AmandaError(
+            f"a drill of it may need {needed} bytes in {directory}, where {free} are free: name a "
+            "directory with more room (directory=)"
+        )
+
+
+@contextlib.contextmanager
+def _scratch(directory):
+    scratch = Path(tempfile.mkdtemp(prefix=".amanda-drill-", dir=directory))
+    try:
+        yield scratch
+    finally:
+        # rm, since a tree may be deeper than Python can follow.
+        amanda_command.run(["rm", "-rf", "--", scratch])
+
+
+def _against_index(index, chain, tree, found):
+    """Compare what was restored with the dumps' lists and their index; return what differs.
+
+    A file in a directory that was renamed since stands in the index under its name of then.
+    """
+    indexed = [_indexed(index, dump) for dump in chain]
+    expected, directories, different = {}, set(), []
+    for directory, entries in tree.below(b""):
+        directories.add(directory)
+        expected.update((join(directory, base), stored) for base, stored in entries.items())
+    for name, status in found.items():
+        if stat.S_ISDIR(status.st_mode):
+            if name not in directories or name + b"/" not in indexed[-1]:
+                different.append(_differs(name, "it is no directory of the dump's"))
+        elif name not in expected:
+            different.append(_differs(name, "it wasn't there when it was dumped"))
+        elif not _stores(indexed, expected[name], name):
+            different.append(_differs(name, "the index of the dump that it came from lacks it"))
+    listed = {name for name, stored in expected.items() if _stores(indexed, stored, name)}
+    listed.update(name for name in indexed[-1] if not name.endswith(b"/") and name)
+    for name in sorted(listed.difference(found)):
+        different.append(_differs(name, "the index has it, but it didn't come back"))
+    for name in sorted(directories.difference(found, [b""])):
+        different.append(_differs(name, "the dump has this directory, but it didn't come back"))
+    return different
+
+
+def _indexed(index, dump):
+    """Return the set of all names in a dump's index, below its top."""
+    file = amanda_index.path(index, dump)
+    if file is None:
+        raise AmandaError(
+            f"the index of the level {dump.level} dump of {dump.host} {dump.disk}, "
+            f"{amanda_find.iso(dump.timestamp)}, is missing"
+        )
+    return {name.removeprefix(b"/") for name in amanda_index.names(file, Path(index).parent)}
+
+
+def _stores(indexed, stored, name):
+    """Tell whether the index of the dump that is said to store *name* has it."""
+    base = name.rpartition(b"/")[2]
+    return stored.dump is not None and join(stored.directory, base) in indexed[stored.dump]
+
+
+def _differs(name, why):
+    return f"{amanda_names.text(name)}: {why}"
+
+
+def _against_live(root, disk, found, timestamp):
+    """Compare restored files with those of this host that haven't changed since the dump.
+
+    Returns how many there were, and what differs.
+    """
+    since = datetime.datetime.strptime(timestamp, "%Y%m%d%H%M%S").timestamp()
+    counts, different = {"compared": 0, "changed": 0}, []
+    for name, status in found.items():
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        same = _same(os.path.join(os.fsencode(root), name), os.fsencode(disk) + b"/" + name, since)
+        counts["changed" if same is None else "compared"] += 1
+        if same is False:
+            different.append(_differs(name, "it isn't what the host has, unchanged since"))
+    return counts, different
+
+
+def _same(restored, live, since):
+    """Tell whether two files are the same; None if the live one has changed or gone meanwhile.
+
+    No attribute can change, nor any content, without the time of change that the kernel keeps.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(os.open(live, flags), "rb", buffering=0) as now:
+            before = os.fstat(now.fileno())
+            if not stat.S_ISREG(before.st_mode) or before.st_ctime >= since:
+                return None
+            with open(restored, "rb", buffering=0) as then:
+                same = _alike(os.fstat(then.fileno()), before) and _same_content(then, now)
+            return same if os.fstat(now.fileno()).st_ctime == before.st_ctime else None
+    except OSError:
+        return None
+
+
+def _alike(restored, live):
+    """Tell whether all that tar keeps is the same; GNUTAR's format keeps whole seconds alone."""
+    times = {live.st_mtime_ns, live.st_mtime_ns // 10**9 * 10**9}
+    return restored.st_mtime_ns in times and all(
+        getattr(restored, field) == getattr(live, field)
+        for field in ("st_mode", "st_uid", "st_gid", "st_size")
+    )
+
+
+def _same_content(one, other):
+    while (piece := one.read(_CHUNK)) == other.read(_CHUNK):
+        if not piece:
+            return True
+    return False
+
+
+def read(config):
+    """Return the record of a config's drills.
+
+    ``passed``, when one last passed (ISO 8601) or None; ``last``, what the last one gave, or None;
+    ``directories``, a list of ``host``, ``disk``, ``at`` and ``success`` of each one's last. Raises
+    :class:`~amanda_errors.AmandaError` if it is damaged.
+    """
+    path = DRILLS / f"{config}.json"
+    try:
+        record = json.loads(path.read_bytes())
+        for row in record["directories"]:
+            if not all(isinstance(row[key], str) for key in ("host", "disk", "at")):
+                raise ValueError(row)
+        return {key: record[key] for key in ("passed", "last", "directories")}
+    except FileNotFoundError:
+        return {"passed": None, "last": None, "directories": []}
+    except (ValueError, KeyError, TypeError) as error:
+        raise AmandaError(f"{path} is damaged: remove it; it only tells of past drills") from error
+
+
+def summary(config):
+    """Return ``passed`` and ``last`` of :func:`read`; if that is damaged, ``problem``."""
+    try:
+        record = read(config)
+        return {"passed": record["passed"], "last": record["last"]}
+    except AmandaError as error:
+        return {"problem": str(error)}
+
+
+def write(config, result, dumps):
+    """Add what a drill gave to the record; forget directories that *dumps* has none of any more.
+
+    result
+        A dict: ``at`` (ISO 8601), ``success``, ``message``, and ``directories``, a list of what
+        :func:`drill` gave.
+    """
+    record = read(config)
+    rows = {(row["host"], row["disk"]): row for row in record["directories"]}
+    for entry in result["directories"]:
+        rows[entry["host"], entry["disk"]] = {
+            "host": entry["host"],
+            "disk": entry["disk"],
+            "at": result["at"],
+            "success": entry["success"],
+        }
+    known = {(dump.host, dump.disk) for dump in dumps}
+    content = {
+        "passed": result["at"] if result["success"] else record["passed"],
+        "last": {key: result[key] for key in ("at", "success", "message")},
+        "directories": [rows[name] for name in sorted(rows) if name in known],
+    }
+    DRILLS.mkdir(mode=0o700, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    amanda_files.write(DRILLS / f"{config}.json", text.encode(), mode=0o600)
