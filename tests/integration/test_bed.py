@@ -127,6 +127,16 @@ def test_power_off_is_a_host_down_and_power_on_brings_it_back(bed):
     assert bed.read("web1", "/srv/kept-over-power-off") == b"still here"
 
 
+def test_a_replaced_host_has_the_old_ones_name_and_nothing_else_of_it(bed):
+    key = bed.read("db1", "/etc/salt/pki/minion/minion.pub")
+    bed.write("db1", "/srv/lost-with-the-disk", b"gone")
+    bed.replace("db1")
+    assert bed.salt("db1", "test.ping") == {"db1": True}
+    assert bed.run("db1", ["ls", "/srv/lost-with-the-disk"], check=False).returncode
+    assert bed.read("db1", "/etc/salt/pki/minion/minion.pub") != key
+    assert bed.salt("web1", "test.ping") == {"web1": True}
+
+
 def test_two_beds_do_not_meet(bed, make_bed):
     other = make_bed("second", clients=1)
     assert other.address("web1") == bed.address("web1")

@@ -20,6 +20,7 @@ commands:
   salt-call HOST ARGUMENT...     run salt-call in a host
   poweroff HOST                  cut a host's power: its address no longer answers
   poweron HOST                   start it again from the disk it had
+  replace HOST                   put a new machine with an empty disk in a minion's place
   status                         list the hosts
   down                           end the bed and leave nothing of it
   pytest [ARGUMENT...]           run pytest in a host of its own (default: tests/functional)
@@ -109,12 +110,13 @@ VERBS = {
     "salt-call": salt_call,
     "poweroff": lambda bed, words, report: bed.poweroff(only_host(words)),
     "poweron": lambda bed, words, report: bed.poweron(only_host(words)),
+    "replace": lambda bed, words, report: bed.replace(only_host(words)),
     "status": status,
     "down": down,
     "pytest": lambda bed, words, report: functional.run(bed, words, report),
     "build": lambda bed, words, report: images.prepare(report) and None,
 }
-CLEANED_UP = ("up", "build", "poweroff", "poweron", "pytest")
+CLEANED_UP = ("up", "build", "poweroff", "poweron", "replace", "pytest")
 
 
 def heed(handler) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -62,6 +63,12 @@ class Host:
             path = self.path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
+
+    def unmake(self) -> None:
+        """Take away the disk of a host that is off, and all that was on it."""
+        run(self._enter(["umount", f"{self.place}/root"]))
+        for directory in ("upper", "work", "root"):
+            shutil.rmtree(f"/proc/{self._ground}/root{self.place}/{directory}")
 
     def start(self, binds: dict[str, str]) -> "Boot":
         """Start booting the host, with ``binds`` (place in the host: part of the ground)."""
