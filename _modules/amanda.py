@@ -36,6 +36,7 @@ with amanda_synced.engine():
     import amanda_settings
     import amanda_sources
     import amanda_ssh
+    import amanda_summary
     import amanda_tapes
     import amanda_unit
     from amanda_errors import AmandaError, ArgumentError, PillarError
@@ -210,15 +211,37 @@ def publish():
         return sent
 
 
+def summary():
+    """Return how the backups stand: each config's last backup and last drill, in brief.
+
+    Published to the mine by the server after each run and drill, for the master; no other minion
+    can read it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run cache.mine backup-server
+    """
+    with _salt_errors():
+        settings, _ = _usable_settings()
+        return amanda_summary.summary(settings.configs)
+
+
 def _publications(settings):
     """Yield what this minion publishes, each with the options of mine.send."""
     if settings.is_server and amanda_layout.SSH_KEY.exists():
         yield "ssh_public_key", {}
+    if settings.is_server:
+        yield "summary", _readable_by(settings.server)
     if settings.is_client:
         # What a client has is the server's business; and its own, to see what it said.
-        readers = sorted({settings.server, __opts__["id"]})
         for what in _PUBLISHED:
-            yield what, {"allow_tgt": readers, "allow_tgt_type": "list"}
+            yield what, _readable_by(settings.server, __opts__["id"])
+
+
+def _readable_by(*minions):
+    return {"allow_tgt": sorted(set(minions)), "allow_tgt_type": "list"}
 
 
 # The server's work.
@@ -506,9 +529,12 @@ def _report(result):
 
 
 def _tell_end(result):
-    """Send a result to the event bus; return whether it was taken."""
+    """Send a result to the event bus, publish the summary; return whether the event was taken."""
     tag = f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}"
-    return __salt__["event.send"](tag, result)
+    taken = __salt__["event.send"](tag, result)
+    if taken:  # else there is no master to publish to, and the hourly job tries again
+        __salt__["mine.send"]("amanda.summary", **_readable_by(__opts__["id"]))
+    return taken
 
 
 def _shown(result):
@@ -747,8 +773,8 @@ def drill(
                 )
             result = amanda_drill.conclude(result)
             amanda_drill.write(name, result, catalogue.dumps)
-        state = "passed" if result["success"] else "failed"
-        __salt__["event.send"](f"salt/amanda/{__opts__['id']}/{name}/drill/{state}", result)
+        result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
+        _tell_end(result)
     if not result["success"]:
         __context__["retcode"] = 2
     return result

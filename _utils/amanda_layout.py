@@ -46,7 +46,7 @@ APPLIED = STATE / "settings.json"  # the settings of the last good apply
 DUE = STATE / "due.json"  # when each config last ran
 RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json
-DRILLS = STATE / "drills"  # when what was restored on trial, <config>.json
+DRILLS = STATE / "drills"  # what was tried to restore, and when, <config>.json
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
 
 RUN_UNIT = "amanda-run.service"

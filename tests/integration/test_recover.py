@@ -316,3 +316,46 @@ def test_a_full_destination_is_an_error_and_nothing_is_left_there(history):
         assert history.bed.run(SERVER, ["ls", "-A", small]).stdout == b""
     finally:
         history.bed.run(SERVER, ["umount", small])
+
+
+def test_a_drill_restores_all_there_is_from_the_mirror_and_says_when_it_passed(history):
+    found = history.bed.salt(SERVER, "amanda.drill", sample="all")[SERVER]
+    hosts = {entry["host"] for entry in found["directories"]}
+    assert found["success"] and hosts == {SERVER, "web1", "db1"}, found
+    assert {(entry["host"], entry["disk"]) for entry in found["directories"]} >= {
+        ("web1", path) for path in WHOLE
+    }
+    for entry in found["directories"]:
+        # its own files are on the server; what others have can't be seen from there
+        assert bool(entry["live"] and entry["live"]["compared"]) == (
+            entry["host"] == SERVER and entry["disk"] == "/etc"
+        ), entry
+    status = history.bed.salt(SERVER, "amanda.status")[SERVER]
+    assert status["drills"]["daily"]["passed"] == found["at"]
+    listing = history.bed.run(SERVER, ["ls", "-A", RECOVERED]).stdout.decode().split()
+    assert not [name for name in listing if name.startswith(".amanda-drill")]
+
+
+def test_the_master_sees_how_backups_stand_and_other_minions_do_not(history):
+    ask = ["salt-run", "--out=json", "cache.mine", SERVER]
+    mined = json.loads(history.bed.run("master", ask).stdout)[SERVER]["amanda.summary"]
+    mined = mined["__data__"]["configs"]["daily"]
+    assert mined["backup"]["success"] and mined["backup"]["id"] == history.results[-1]["id"]
+    assert [step["step"] for step in mined["backup"]["steps"]][-1] == "mirror"
+    assert mined["drill"]["passed"] == mined["drill"]["last"]["at"]
+    assert history.bed.salt("web1", "mine.get", SERVER, "amanda.summary") == {"web1": {}}
+
+
+def test_a_drill_finds_the_one_bit_that_is_wrong_on_the_mirror(history):
+    file = "$(ls /srv/mirror/daily/tapes/*/*/*.web1._srv_hard.0 | head -n 1)"
+    flip = f'printf "\\\\377" | dd of="{file}" bs=1 seek=40000 conv=notrunc status=none'
+    keep = f'cp -p "{file}" /root/kept'
+    history.bed.run(SERVER, ["sh", "-euc", f"{keep}; {flip}"])
+    try:
+        options = {"host": "web1", "path": HARD}
+        found = history.bed.salt(SERVER, "amanda.drill", check=False, **options)[SERVER]
+        assert not found["success"] and "web1 /srv/hard" in found["message"], found
+        status = history.bed.salt(SERVER, "amanda.status")[SERVER]["drills"]["daily"]
+        assert status["last"]["success"] is False and status["passed"] < status["last"]["at"]
+    finally:
+        history.bed.run(SERVER, ["sh", "-euc", f'cat /root/kept > "{file}"'])
