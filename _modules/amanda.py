@@ -731,6 +731,7 @@ def drill(
     source="mirror",
     config=None,
     generation=None,
+    identity=None,
     directory=None,
 ):
     """Try whether backups can be restored: restore some directories whole, compare, remove them.
@@ -744,7 +745,7 @@ def drill(
         Only this client's directories, only this one; both as ``amanda.ls`` names them.
     sample
         How many of them; ``all`` for all.
-    source, config, generation
+    source, config, generation, identity
         As for :func:`ls`, but ``mirror`` is the default, and so is the only config.
     directory
         Where there is room for one of them at a time. Default: ``/var/lib/salt-amanda/recovered``.
@@ -761,18 +762,22 @@ def drill(
     with _salt_errors():
         (settings, _), user = _usable_settings(), amanda_platform.detect().user
         name = settings.config(config).name
-        result = {"config": name, "at": amanda_results.now(), "source": source, "directories": []}
-        with amanda_sources.catalogue(settings, name, source, user, generation) as catalogue:
-            record = amanda_drill.read(name)
-            count = None if sample == "all" else _count("sample", sample)
-            for each in amanda_drill.choose(catalogue.dumps, record, count, host, path):
-                own, where = each[0] == settings.server, directory or str(_recovered())
-                tell = _teller(name, "drill")
-                result["directories"].append(
-                    amanda_drill.drill(catalogue, *each, where, own, progress=tell)
-                )
-            result = amanda_drill.conclude(result)
-            amanda_drill.write(name, result, catalogue.dumps)
+        count = None if sample == "all" else _count("sample", sample)
+        source_of = (settings, name, source, user, generation)
+        where = directory or str(_recovered())
+        own, tell = settings.server, _teller(name, "drill")
+        try:
+            with (
+                amanda_identity.given(identity, user) as key,
+                amanda_sources.catalogue(*source_of, identity=key) as catalogue,
+            ):
+                names = amanda_drill.choose(catalogue.dumps, name, count, host, path)
+                result = amanda_drill.drill(catalogue, names, where, own, tell)
+                amanda_drill.record(result, catalogue.dumps)
+        except ArgumentError:
+            raise
+        except AmandaError as error:  # such as a mirror that can't be read: that is a drill, too
+            result = amanda_drill.failure(name, error)
         result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
         _tell_end(result)
     if not result["success"]:

@@ -23,7 +23,8 @@ import amanda_index
 import amanda_names
 import amanda_restore
 import amanda_restored
-from amanda_errors import AmandaError
+import amanda_results
+from amanda_errors import AmandaError, ArgumentError
 from amanda_layout import DRILLS
 from amanda_tree import join
 
@@ -34,21 +35,21 @@ _ROOM = 64 << 20  # bytes that stay free where a drill restores
 _CHUNK = 1 << 20
 
 
-def choose(dumps, record, count=None, host=None, disk=None):
+def choose(dumps, config, count=None, host=None, disk=None):
     """Return the DLEs to drill, pairs of host and disk: those first that weren't for longest.
 
     dumps
         What :func:`amanda_catalogue.read` gives.
-    record
-        What :func:`read` gives.
+    config
+        The config's name.
     count
         How many; None is all.
     host, disk
         Only this host's, only this directory.
 
-    Raises :class:`~amanda_errors.AmandaError` if there is none.
+    Raises :class:`~amanda_errors.ArgumentError` if there is none.
     """
-    drilled = {(row["host"], row["disk"]): row["at"] for row in record["directories"]}
+    last = {(row["host"], row["disk"]): row["at"] for row in read(config)["directories"]}
     found = {
         (dump.host, dump.disk)
         for dump in dumps
@@ -56,34 +57,68 @@ def choose(dumps, record, count=None, host=None, disk=None):
     }
     if not found:
         known = ", ".join(sorted({f"{dump.host} {dump.disk}" for dump in dumps})) or "none"
-        raise AmandaError(
+        raise ArgumentError(
             f"there is no dump of {host or 'any host'} {disk or ''} to try; there are dumps of: "
             f"{known}"
         )
-    return sorted(found, key=lambda name: (drilled.get(name, ""), name))[:count]
+    return sorted(found, key=lambda name: (last.get(name, ""), name))[:count]
 
 
-def drill(catalogue, host, disk, directory, own=False, progress=None):
-    """Restore the last state of a DLE below *directory*, compare it, remove it; return a dict.
+def drill(catalogue, names, directory, own=None, progress=None):
+    """Restore the last state of some DLEs, compare each, remove it; return what was found, a dict.
 
     catalogue
         The :class:`amanda_sources.Catalogue`.
+    names
+        What :func:`choose` returned.
     directory
         One of root's, for what is restored meanwhile.
     own
-        True if *host* is this machine: its live files are compared.
+        The host that is this machine: its live files are compared.
     progress
         As for :func:`amanda_restore.recover`.
 
-    ``host``, ``disk``, ``as_of``, ``success``, ``message``, ``files``, ``bytes``, ``seconds``;
-    ``different``, the names that aren't as they should be, and why; ``live``: how many files were
-    ``compared`` with those on the host, and how many have ``changed`` since, None if it is another
-    host's. A fault is in ``message``, not raised.
+    ``config``, ``at`` (ISO 8601), ``success``, ``message``, ``seconds``, and ``directories``, for
+    each its ``host``, ``disk``, ``as_of``, ``success``, ``message``, ``files``, ``bytes``,
+    ``seconds``; ``different``, names that aren't as they should be, and why; ``live``: how many
+    files were ``compared`` with those on the host, and how many have ``changed`` since, None if it
+    is another host's. What is at fault with one keeps no other from being tried.
     """
+    at = amanda_results.now()
+    entries = [_try(catalogue, *name, directory, name[0] == own, progress) for name in names]
+    failed = [entry for entry in entries if not entry["success"]]
+    message = f"{len(entries) - len(failed)} of {len(entries)} directories came back as dumped"
+    told = [f"{entry['host']} {entry['disk']}: {entry['message']}" for entry in failed]
+    return {
+        "config": catalogue.config,
+        "at": at,
+        "success": bool(entries) and not failed,
+        "message": ". ".join([message, *told]),
+        "seconds": round(sum(entry["seconds"] for entry in entries), 3),
+        "directories": entries,
+    }
+
+
+def failure(config, error):
+    """Record a drill that could not even begin, and return it as :func:`drill` does."""
+    result = {
+        "config": config,
+        "at": amanda_results.now(),
+        "success": False,
+        "message": str(error),
+        "seconds": 0.0,
+        "directories": [],
+    }
+    record(result)
+    return result
+
+
+def _try(catalogue, host, disk, directory, own, progress):
+    """Return the entry of one DLE."""
     began = time.monotonic()
     entry = {"host": host, "disk": disk, "as_of": None, "files": 0, "bytes": 0, "live": None}
     try:
-        different = _drill(catalogue, host, disk, directory, own, progress, entry)
+        different = _compare(catalogue, host, disk, directory, own, progress, entry)
         message = f"{entry['files']} files are as they were dumped"
         if different:
             message = f"{len(different)} names differ, one of them: {different[0]}"
@@ -98,25 +133,7 @@ def drill(catalogue, host, disk, directory, own=False, progress=None):
     }
 
 
-def conclude(result):
-    """Return the *result* of a drill with ``success``, ``message`` and ``seconds`` of the whole.
-
-    result
-        A dict with ``directories``, a list of what :func:`drill` gave.
-    """
-    entries = result["directories"]
-    failed = [entry for entry in entries if not entry["success"]]
-    message = f"{len(entries) - len(failed)} of {len(entries)} directories came back as dumped"
-    told = [f"{entry['host']} {entry['disk']}: {entry['message']}" for entry in failed]
-    return {
-        **result,
-        "success": bool(entries) and not failed,
-        "message": ". ".join([message, *told]),
-        "seconds": round(sum(entry["seconds"] for entry in entries), 3),
-    }
-
-
-def _drill(catalogue, host, disk, directory, own, progress, entry):
+def _compare(catalogue, host, disk, directory, own, progress, entry):
     """Restore and compare; fill *entry* and return what differs, in words."""
     dumps = [dump for dump in catalogue.dumps if (dump.host, dump.disk) == (host, disk)]
     chain = amanda_catalogue.chain(dumps, host, disk)
@@ -132,10 +149,12 @@ def _drill(catalogue, host, disk, directory, own, progress, entry):
             str(scratch / "restored"),
             user=catalogue.user,
             progress=progress,
+            identity=catalogue.identity,
         )
         entry.update(files=restored["files"], bytes=restored["bytes"])
         root = os.fsdecode(amanda_names.raw(restored["restored"]))
-        tree = amanda_find.read_tree(chain, catalogue.source, catalogue.user)
+        reading = (catalogue.source, catalogue.user, catalogue.identity)
+        tree = amanda_find.read_tree(chain, *reading)
         found = dict(amanda_restored.walk(root))
         different = _against_index(catalogue.index, chain, tree, found)
         if own:
@@ -273,11 +292,11 @@ def read(config):
     """
     path = DRILLS / f"{config}.json"
     try:
-        record = json.loads(path.read_bytes())
-        for row in record["directories"]:
+        found = json.loads(path.read_bytes())
+        for row in found["directories"]:
             if not all(isinstance(row[key], str) for key in ("host", "disk", "at")):
                 raise ValueError(row)
-        return {key: record[key] for key in ("passed", "last", "directories")}
+        return {key: found[key] for key in ("passed", "last", "directories")}
     except FileNotFoundError:
         return {"passed": None, "last": None, "directories": []}
     except (ValueError, KeyError, TypeError) as error:
@@ -287,21 +306,22 @@ def read(config):
 def summary(config):
     """Return ``passed`` and ``last`` of :func:`read`; if that is damaged, ``problem``."""
     try:
-        record = read(config)
-        return {"passed": record["passed"], "last": record["last"]}
+        found = read(config)
+        return {"passed": found["passed"], "last": found["last"]}
     except AmandaError as error:
         return {"problem": str(error)}
 
 
-def write(config, result, dumps):
-    """Add what a drill gave to the record; forget directories that *dumps* has none of any more.
+def record(result, dumps=None):
+    """Add what :func:`drill` gave to the config's record.
 
-    result
-        A dict: ``at`` (ISO 8601), ``success``, ``message``, and ``directories``, a list of what
-        :func:`drill` gave.
+    dumps
+        What :func:`amanda_catalogue.read` gives: a directory of which it has none is forgotten.
+        None: it can't be read.
     """
-    record = read(config)
-    rows = {(row["host"], row["disk"]): row for row in record["directories"]}
+    config = result["config"]
+    before = read(config)
+    rows = {(row["host"], row["disk"]): row for row in before["directories"]}
     for entry in result["directories"]:
         rows[entry["host"], entry["disk"]] = {
             "host": entry["host"],
@@ -309,9 +329,9 @@ def write(config, result, dumps):
             "at": result["at"],
             "success": entry["success"],
         }
-    known = {(dump.host, dump.disk) for dump in dumps}
+    known = rows if dumps is None else {(dump.host, dump.disk) for dump in dumps}
     content = {
-        "passed": result["at"] if result["success"] else record["passed"],
+        "passed": result["at"] if result["success"] else before["passed"],
         "last": {key: result[key] for key in ("at", "success", "message")},
         "directories": [rows[name] for name in sorted(rows) if name in known],
     }

@@ -46,9 +46,15 @@ def dumped():
 
 
 def _drill(catalogue, directory, own=True):
-    found = amanda_drill.drill(catalogue, "localhost", str(TOP), str(directory), own)
+    names = amanda_drill.choose(catalogue.dumps, "drill")
+    host = "localhost" if own else None
+    found = amanda_drill.drill(catalogue, names, str(directory), host)
     assert not list(directory.iterdir()), "a drill leaves nothing behind"
-    return found
+    (entry,) = found["directories"]
+    assert found["success"] == entry["success"] and (
+        found["success"] or entry["message"] in found["message"]
+    )
+    return entry
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ def _drills(tmp_path, monkeypatch):
 
 def _result(at, names, success=True):
     return {
+        "config": "daily",
         "at": at,
         "success": success,
         "message": "told",
@@ -26,25 +27,24 @@ def _result(at, names, success=True):
 def test_drill_after_drill_comes_to_every_directory():
     seen = []
     for day in range(1, 4):
-        names = amanda_drill.choose(DUMPS, amanda_drill.read("daily"), 2)
-        amanda_drill.write("daily", _result(f"2026-11-0{day}T00:00:00+00:00", names), DUMPS)
+        names = amanda_drill.choose(DUMPS, "daily", 2)
+        amanda_drill.record(_result(f"2026-11-0{day}T00:00:00+00:00", names), DUMPS)
         seen += names
     assert sorted(seen) == sorted((dump.host, dump.disk) for dump in DUMPS)
-    assert amanda_drill.choose(DUMPS, amanda_drill.read("daily"), 2) == seen[:2]
+    assert amanda_drill.choose(DUMPS, "daily", 2) == seen[:2]
 
 
 def test_one_host_or_one_directory_can_be_asked_for():
-    record = amanda_drill.read("daily")
-    assert amanda_drill.choose(DUMPS, record, None, "db1") == [("db1", each) for each in "abc"]
-    assert amanda_drill.choose(DUMPS, record, 3, "db1", "b") == [("db1", "b")]
+    assert amanda_drill.choose(DUMPS, "daily", None, "db1") == [("db1", each) for each in "abc"]
+    assert amanda_drill.choose(DUMPS, "daily", 3, "db1", "b") == [("db1", "b")]
     with pytest.raises(AmandaError, match="there are dumps of: db1 a, db1 b"):
-        amanda_drill.choose(DUMPS, record, 3, "db2")
+        amanda_drill.choose(DUMPS, "daily", 3, "db2")
 
 
 def test_when_one_last_passed_outlives_one_that_failed():
     assert amanda_drill.summary("daily") == {"passed": None, "last": None}
-    amanda_drill.write("daily", _result("2026-11-01T00:00:00+00:00", [("db1", "a")]), DUMPS)
-    amanda_drill.write("daily", _result("2026-11-02T00:00:00+00:00", [("db1", "b")], False), DUMPS)
+    amanda_drill.record(_result("2026-11-01T00:00:00+00:00", [("db1", "a")]), DUMPS)
+    amanda_drill.record(_result("2026-11-02T00:00:00+00:00", [("db1", "b")], False), DUMPS)
     assert amanda_drill.summary("daily") == {
         "passed": "2026-11-01T00:00:00+00:00",
         "last": {"at": "2026-11-02T00:00:00+00:00", "success": False, "message": "told"},
@@ -52,8 +52,8 @@ def test_when_one_last_passed_outlives_one_that_failed():
 
 
 def test_a_directory_without_any_dump_is_forgotten():
-    amanda_drill.write("daily", _result("2026-11-01T00:00:00+00:00", [("db1", "a")]), DUMPS)
-    amanda_drill.write("daily", _result("2026-11-02T00:00:00+00:00", [("web1", "a")]), DUMPS[1:])
+    amanda_drill.record(_result("2026-11-01T00:00:00+00:00", [("db1", "a")]), DUMPS)
+    amanda_drill.record(_result("2026-11-02T00:00:00+00:00", [("web1", "a")]), DUMPS[1:])
     rows = amanda_drill.read("daily")["directories"]
     assert [(row["host"], row["disk"]) for row in rows] == [("web1", "a")]
 
@@ -67,12 +67,10 @@ def test_a_damaged_record_is_an_error_that_says_what_to_do(content):
     assert "is damaged" in amanda_drill.summary("daily")["problem"]
 
 
-def test_of_several_directories_each_that_failed_is_told():
-    entries = [
-        {"host": "db1", "disk": "/a", "success": True, "message": "fine", "seconds": 1.0},
-        {"host": "db1", "disk": "/b", "success": False, "message": "torn", "seconds": 0.5},
-    ]
-    told = amanda_drill.conclude({"directories": entries})
-    assert (told["success"], told["seconds"]) == (False, 1.5)
-    assert told["message"] == "1 of 2 directories came back as dumped. db1 /b: torn"
-    assert not amanda_drill.conclude({"directories": []})["success"]
+def test_a_drill_that_could_not_begin_is_recorded_as_failed_and_forgets_nothing():
+    amanda_drill.record(_result("2026-11-01T00:00:00+00:00", [("db1", "a")]), DUMPS)
+    told = amanda_drill.failure("daily", AmandaError("the mirror is gone"))
+    assert (told["success"], told["message"]) == (False, "the mirror is gone")
+    found = amanda_drill.read("daily")
+    assert found["passed"] == "2026-11-01T00:00:00+00:00" and len(found["directories"]) == 1
+    assert found["last"]["message"] == "the mirror is gone"
