@@ -338,7 +338,7 @@ def _programs(paths, modules):
 
 
 def encryption_keys(name):
-    """Make the keys that dumps are sealed with, if there are none; never overwrite one.
+    """Make the keys that dumps are sealed with, if there are none; never overwrite or remove one.
 
     .. code-block:: yaml
 
@@ -346,11 +346,15 @@ def encryption_keys(name):
           amanda.encryption_keys
     """
     platform = amanda_platform.detect()
-    return _converge(
+    result = _converge(
         name,
         lambda: amanda_encryption.differences(_settings().encryption, platform),
         lambda: amanda_encryption.ensure(_settings().encryption, platform),
     )
+    if result["result"] is False:
+        return result
+    surplus = amanda_encryption.surplus(_settings().encryption)
+    return {**result, "warnings": [surplus]} if surplus else result
 
 
 def config(name, source):

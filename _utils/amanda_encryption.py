@@ -1,7 +1,8 @@
 """The keys that dumps are sealed with: compared, made if absent, never overwritten, and tried.
 
 ``differences`` and ``recipients`` only read, and need no package; ``ensure`` writes. With age
-every dump is sealed to the server's own key and to all offsite ones. With amcrypt two files are the
+every dump is sealed to the server's own key, unless it is to hold none, and to all offsite ones.
+With amcrypt two files are the
 key: ``~/.gnupg/am_key.gpg`` and ``~/.am_passphrase`` of the dump user, see amcrypt(8).
 """
 
@@ -17,6 +18,7 @@ from amanda_files import Managed
 from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, CRYPT
 
 RECIPIENTS_KEY = "backup:encryption:recipients"
+IDENTITY_KEY = "backup:encryption:server_identity"
 
 _FULL = (0, "OK")
 _AMCRYPT_LINES = 65  # what aespipe(1) wants for its multi-key-v3 mode
@@ -67,10 +69,21 @@ def ensure(encryption, platform):
 
 
 def escrow(encryption, platform):
-    """Return the files that open every dump, for a copy offsite; tuple of paths."""
+    """Return the files of the server that open every dump, for a copy offsite; tuple of paths."""
     if encryption.method == "age":
-        return (AGE_IDENTITY,)
+        return (AGE_IDENTITY,) if encryption.server_identity else ()
     return (_passphrase(platform), _amcrypt_key(platform))
+
+
+def surplus(encryption):
+    """Return what to do about an identity that the server has and is to have no more, or None."""
+    if encryption.server_identity or not AGE_IDENTITY.exists():
+        return None
+    return (
+        f"{AGE_IDENTITY} is still here, though pillar {IDENTITY_KEY} is false. Nothing new is "
+        "sealed to it, but it opens all dumps of before. Keep a copy of it offsite as long as you "
+        f"need any that no offsite key opens; then, on this server: shred -u {AGE_IDENTITY}"
+    )
 
 
 def recipients(encryption):
@@ -78,7 +91,8 @@ def recipients(encryption):
 
     Raises :class:`~amanda_errors.AmandaError` if the server's identity is missing or damaged.
     """
-    own = [amanda_age.public_key(identity) for identity in _identities()]
+    identities = _identities() if encryption.server_identity else ()
+    own = [amanda_age.public_key(identity) for identity in identities]
     return tuple(dict.fromkeys([*own, *encryption.recipients]))
 
 
@@ -107,30 +121,46 @@ def canary(encryption, user):
     user
         The dump user's login name.
 
-    Raises :class:`~amanda_errors.AmandaError` that says what failed and what to do.
+    Returns what was shown, in words. Raises :class:`~amanda_errors.AmandaError` that says what
+    failed and what to do.
     """
     method = encryption.method
-    program = CRYPT[method]
     secret = os.urandom(_CANARY_LENGTH)
+    sealed = _filter(method, user, secret)
+    if secret[:64] in sealed:
+        raise AmandaError(f"{CRYPT[method]} lets data through unsealed; apply the state backup")
+    if method == "age":
+        _check_seals(sealed, encryption)
+    if not encryption.server_identity:
+        return (
+            f"dumps are sealed to all {len(encryption.recipients)} offsite keys; that these open "
+            "them was not tried, since this server holds no identity"
+        )
+    _compare(method, secret, _filter(method, user, sealed, "-d"))
+    return "what the dumps are sealed with opens them again"
+
+
+def _filter(method, user, data, *arguments):
+    """Return what the installed filter makes of *data*."""
+    program = CRYPT[method]
     try:
-        sealed = run([program], user=user, stdin=secret).stdout
-        opened = run([program, "-d"], user=user, stdin=sealed).stdout
+        return run([program, *arguments], user=user, stdin=data).stdout
     except CommandError as error:
         raise AmandaError(
             f"the encryption filter {program} does not work: {error}. "
             "Apply the state backup on this server; if a key is lost, bring its copy back"
         ) from error
+
+
+def _compare(method, secret, opened):
+    """Raise unless *opened* is the *secret* that was sealed."""
     # aespipe pads what it seals with zeros.
     padding = opened[len(secret) :]
     if opened[: len(secret)] != secret or padding.strip(b"\0") or (padding and method == "age"):
         raise AmandaError(
-            f"what {program} seals it does not open again: its keys don't belong together. "
+            f"what {CRYPT[method]} seals it does not open again: its keys don't belong together. "
             "Bring back the copy of both"
         )
-    if secret[:64] in sealed:
-        raise AmandaError(f"{program} lets data through unsealed; apply the state backup")
-    if method == "age":
-        _check_seals(sealed, encryption)
 
 
 def _check_seals(sealed, encryption):
@@ -162,9 +192,9 @@ def _managed(encryption, platform):
     files = [
         Managed(AGE_IDENTITY.parent.parent, mode=0o755),
         Managed(AGE_IDENTITY.parent, mode=0o755),
-        Managed(AGE_IDENTITY, **secret),
+        *(Managed(path, **secret) for path in escrow(encryption, platform)),
     ]
-    if AGE_IDENTITY.exists():
+    if AGE_IDENTITY.exists() or not encryption.server_identity:
         text = "".join(f"{key}\n" for key in recipients(encryption))
         files.append(Managed(AGE_RECIPIENTS, text.encode()))
     return files

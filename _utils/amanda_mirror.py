@@ -72,6 +72,7 @@ def mirror(
     platform=None,
     extras=None,
     accept=False,
+    trial=True,
 ):
     """Bring the mirror up to date and return what was done, as data.
 
@@ -93,6 +94,8 @@ def mirror(
         As for :func:`amanda_archive.seal`.
     accept
         True: an administrator says that what is unusual now is right.
+    trial
+        Whether the sealed catalogue is opened again before it counts; it needs the server's key.
 
     ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
@@ -107,7 +110,9 @@ def mirror(
         session = _Session(places.name, settings, platform, progress or (lambda data: None))
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, places)
-        manifest = session.generation(places, method, run, fulls or {}, copies, extras, accept)
+        manifest = session.generation(
+            places, method, run, fulls or {}, copies, extras, accept, trial
+        )
     except TimeoutError:
         raise AmandaError(
             f"the mirror's directory {settings.directory} hasn't answered for "
@@ -122,6 +127,7 @@ def mirror(
         "tapes": len(copies),
         "files": sum(len(copy.files) for copy in copies),
         "bytes": manifest.size,
+        "tried": trial,
         "copied_tapes": [label for label, _ in session.copied],
         "copied_bytes": manifest.new_bytes,
         "lacking": [label for label, _ in lacking],
@@ -288,7 +294,7 @@ class _Session:
             for (name, _), (size, sha256) in zip(files, copied, strict=True)
         ]
 
-    def generation(self, places, method, run, fulls, copies, extras, accept):
+    def generation(self, places, method, run, fulls, copies, extras, accept, trial):
         """Write the generation: catalogue, manifest, and at last its name."""
         name = self._name()
         final = self.top / GENERATIONS / name
@@ -302,7 +308,8 @@ class _Session:
                 files=[pipe],
                 progress=lambda count: None,
             )
-        self._try(Path(partial, archive), method)
+        if trial:
+            self._try(Path(partial, archive), method)
         conf, state = (str(path).lstrip("/") for path in (places.conf, places.state))
         there = {copy.key for copy in copies}
         manifest = Manifest(

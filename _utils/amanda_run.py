@@ -274,8 +274,8 @@ def clean_up(work):
 
 def canary(work):
     """Try the encryption on random bytes, so that no dump is made that can't be opened."""
-    amanda_encryption.canary(work.settings.encryption, work.user)
-    return {"success": True, "message": "what the dumps are sealed with opens them again"}
+    message = amanda_encryption.canary(work.settings.encryption, work.user)
+    return {"success": True, "message": message}
 
 
 def dump(work):
@@ -320,11 +320,17 @@ def mirror(work):
         progress=work.report.progress,
         platform=work.platform,
         accept=work.accept,
+        trial=work.settings.encryption.server_identity,
     )
     answer.pop("seconds")
     answer["warnings"] += _sealed_to_others(work, dumps)
-    message = f"{answer['copied_bytes']} bytes copied to {work.settings.mirror.directory}"
-    message = ". ".join([message, *answer["warnings"]])
+    message = [f"{answer['copied_bytes']} bytes copied to {work.settings.mirror.directory}"]
+    if not answer["tried"]:
+        message.append(
+            "That the catalogue there can be opened was not tried, since this server holds no "
+            "identity"
+        )
+    message = ". ".join([*message, *answer["warnings"]])
     success = not (answer["lacking"] or answer["differing"])
     return {"success": success, "message": message, **answer}
 

@@ -84,10 +84,19 @@ class Paths:
 
 @dataclasses.dataclass(frozen=True)
 class Encryption:
-    """How dumps are sealed: ``method`` is age or amcrypt, ``recipients`` are offsite age keys."""
+    """How dumps are sealed.
+
+    method
+        ``age`` or ``amcrypt``.
+    recipients
+        Offsite age keys.
+    server_identity
+        False: the server has no key that opens what it seals.
+    """
 
     method: str
     recipients: tuple
+    server_identity: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,6 +389,7 @@ def _encryption(reader):
     inner = reader.mapping_at("encryption", {})
     method = inner.choice("method", "age", ("age", "amcrypt"))
     recipients = inner.get("recipients", [])
+    server_identity = inner.get("server_identity", True)
     inner.finish()
     if not isinstance(recipients, list):
         inner.fail("recipients", "a list is needed", "Write one age1… key a line.")
@@ -395,7 +405,18 @@ def _encryption(reader):
                 f"{shown} is no age public key: {error}",
                 "Copy the line 'public key: age1…' that age-keygen printed.",
             )
-    return Encryption(method, tuple(recipients))
+    if not isinstance(server_identity, bool):
+        problem = f"{quoted(server_identity)} is neither true nor false"
+        inner.fail(
+            "server_identity", problem, "Write false if offsite keys alone shall open dumps."
+        )
+    if not server_identity and (method != "age" or not recipients):
+        inner.fail(
+            "server_identity",
+            "without a key of its own a server can seal dumps only with age, to offsite recipients",
+            "Choose method age and list at least one recipient; or leave server_identity out.",
+        )
+    return Encryption(method, tuple(recipients), server_identity)
 
 
 def _mirror(reader):

@@ -131,13 +131,14 @@ def hidden(path):
 def replaced(path, content):
     """Give *path* another content, and back."""
     before = path.read_bytes()
-    path.chmod(0o600)
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o600)
     path.write_bytes(content)
     try:
         yield
     finally:
         path.write_bytes(before)
-        path.chmod(0o400)
+        path.chmod(mode)
 
 
 def home():
@@ -278,6 +279,18 @@ def test_a_header_that_would_pass_options_to_aespipe_is_refused():
 @pytest.mark.parametrize("method", ["age", "amcrypt"])
 def test_the_canary_passes_with_good_keys(method):
     amanda_encryption.canary(amanda_settings.Encryption(method, ()), USER)
+
+
+def test_without_an_identity_the_canary_checks_the_seals_and_says_what_it_can_not():
+    recipient = amanda_age.new_identity().decode().split("public key: ")[1].split()[0]
+    encryption = amanda_settings.Encryption("age", (recipient,), server_identity=False)
+    with pytest.raises(AmandaError, match="apply the state backup"):
+        amanda_encryption.canary(encryption, USER)
+    with (
+        hidden(amanda_layout.AGE_IDENTITY),
+        replaced(amanda_layout.AGE_RECIPIENTS, recipient.encode()),
+    ):
+        assert "was not tried" in amanda_encryption.canary(encryption, USER)
 
 
 def test_the_canary_notices_another_identity():

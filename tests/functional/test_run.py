@@ -7,12 +7,18 @@ import shutil
 import signal
 import time
 
+import amanda_age
 import amanda_catalogue
 import amanda_command
+import amanda_encryption
 import amanda_fleet
+import amanda_identity
 import amanda_layout
+import amanda_restore
 import amanda_results
+import amanda_sources
 import pytest
+from amanda_errors import AmandaError
 
 from tests.functional.ssh_fleet import PORT, ROOT, SWALLOWED, UNANSWERED, SshFleet
 
@@ -488,3 +494,57 @@ def test_a_dump_started_by_hand_is_not_disturbed_and_named_as_the_reason(fleet):
     assert "started by hand" in steps(result)["cleanup"]["message"]
     assert steps(result)["dump"]["skipped"]
     assert by_hand.wait(timeout=60) == 0
+
+
+def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_restores(
+    fleet, tmp_path
+):
+    data = directory("data")
+    fleet.client("web1", [data])
+    mirror = ROOT / "mirror"
+    mirror.mkdir(mode=0o700)
+    shutil.chown(mirror, "nobody")
+    content = amanda_age.new_identity()
+    key = tmp_path / "offsite.key"
+    key.write_bytes(content)
+    key.chmod(0o400)
+    offsite = amanda_age.public_key(*amanda_age.identities(content, key))
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
+    fleet.pillar["encryption"] = {"recipients": [offsite], "server_identity": False}
+    amanda_layout.AGE_IDENTITY.unlink()
+    settings, user = fleet.settings, fleet.platform.user
+    amanda_encryption.ensure(settings.encryption, fleet.platform)
+    assert not amanda_layout.AGE_IDENTITY.exists()
+    result = fleet.run("backup_and_mirror")
+    assert result["success"], result
+    assert "that these open them was not tried" in steps(result)["canary"]["message"]
+    assert "can be opened was not tried" in steps(result)["mirror"]["message"]
+
+    def recover(source, identity, destination):
+        where = (settings, "web1", data, source, user)
+        with amanda_sources.holding(*where, identity=identity) as catalogue:
+            amanda_restore.recover(
+                catalogue.dumps,
+                catalogue.source,
+                "web1",
+                data,
+                str(destination),
+                user=user,
+                identity=catalogue.identity,
+            )
+
+    room = ROOT / "room"
+    room.mkdir(mode=0o700)
+    for source in ("tapes", "mirror"):
+        with pytest.raises(AmandaError, match="identity=/root/offsite.key"):
+            recover(source, None, room / "none")
+        with amanda_identity.given(str(key), user) as identity:
+            recover(source, identity, room / source)
+        blob = room / source / "data" / "blob"
+        assert blob.read_bytes() == (ROOT / "data" / "data" / "blob").read_bytes()
+    assert sorted(path.name for path in room.iterdir()) == [
+        "mirror",
+        "mirror.sha256",
+        "tapes",
+        "tapes.sha256",
+    ]

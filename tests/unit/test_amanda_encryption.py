@@ -113,6 +113,32 @@ def test_a_key_whose_passphrase_is_lost_is_not_given_another(platform):
     assert not (platform.home / ".am_passphrase").exists()
 
 
+def test_a_server_that_is_to_hold_no_identity_gets_none_and_seals_to_the_others(platform):
+    encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
+    assert paths(amanda_encryption.differences(encryption, platform)) == [
+        "age",
+        "recipients",
+        "settings",
+    ]
+    amanda_encryption.ensure(encryption, platform)
+    assert not amanda_encryption.AGE_IDENTITY.exists()
+    assert amanda_encryption.AGE_RECIPIENTS.read_text() == f"{OTHER}\n"
+    assert amanda_encryption.differences(encryption, platform) == {}
+    assert amanda_encryption.surplus(encryption) is None
+    assert amanda_encryption.escrow(encryption, platform) == ()
+
+
+def test_an_identity_that_the_server_is_to_hold_no_more_is_told_of_and_left_there(platform):
+    amanda_encryption.ensure(age(OTHER), platform)
+    before = amanda_encryption.AGE_IDENTITY.read_bytes()
+    assert amanda_encryption.surplus(age(OTHER)) is None
+    encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
+    amanda_encryption.ensure(encryption, platform)
+    assert amanda_encryption.AGE_IDENTITY.read_bytes() == before
+    assert amanda_encryption.AGE_RECIPIENTS.read_text() == f"{OTHER}\n"
+    assert f"shred -u {amanda_encryption.AGE_IDENTITY}" in amanda_encryption.surplus(encryption)
+
+
 def test_what_opens_the_dumps_is_listed_for_escrow(platform):
     assert amanda_encryption.escrow(age(), platform) == (amanda_encryption.AGE_IDENTITY,)
     names = [path.name for path in amanda_encryption.escrow(AMCRYPT, platform)]

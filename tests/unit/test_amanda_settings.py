@@ -183,6 +183,34 @@ def test_what_the_pillar_gives_itself_may_be_as_much_as_there_can_be():
     assert parse(configs={"daily": keys}).config().slots == 100000
 
 
+def test_a_server_without_an_identity_seals_to_offsite_keys_alone():
+    assert parse().encryption.server_identity
+    offsite = {"recipients": [RECIPIENT], "server_identity": False}
+    settings = parse(encryption=offsite)
+    assert not settings.encryption.server_identity
+    assert not amanda_settings.from_dict(settings.to_dict()).encryption.server_identity
+
+
+@pytest.mark.parametrize(
+    ("encryption", "said"),
+    [
+        ({"server_identity": False}, "list at least one recipient"),
+        ({"server_identity": False, "recipients": []}, "list at least one recipient"),
+        ({"server_identity": False, "method": "amcrypt"}, "Choose method age"),
+        (
+            {"server_identity": False, "method": "amcrypt", "recipients": [RECIPIENT]},
+            "Choose method age",
+        ),
+        ({"server_identity": "no", "recipients": [RECIPIENT]}, "neither true nor false"),
+        ({"server_identity": 0, "recipients": [RECIPIENT]}, "neither true nor false"),
+    ],
+)
+def test_no_identity_where_nobody_could_open_the_dumps_is_refused(encryption, said):
+    error = fault(encryption=encryption)
+    assert error.key == "backup:encryption:server_identity"
+    assert said in str(error)
+
+
 def test_a_mirror_without_recipients_is_refused_with_the_way_to_make_one():
     error = fault(mirror={"user": "mirror", "directory": "/mirror"})
     assert error.key == "backup:encryption:recipients"
