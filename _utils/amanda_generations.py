@@ -110,7 +110,7 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
     manifest = load(mirror, config, generation)
     return {
         "generation": manifest.generation,
-        "files": sum(len(copy.files) for copy in manifest.tapes) + 1,
+        "files": sum(len(copy.files) for copy in manifest.tapes) + len(manifest.files),
         "bytes": manifest.size,
         "problems": _audit(mirror, [manifest], hashes, progress),
     }
@@ -141,9 +141,10 @@ def check(mirror, config, hashes=False, progress=None):
     problems += _audit(mirror, manifests, hashes, progress)
     return {
         "generations": len(manifests),
-        "files": sum(len(copy.files) for copy in copies.values()) + len(manifests),
+        "files": sum(len(copy.files) for copy in copies.values())
+        + sum(len(manifest.files) for manifest in manifests),
         "bytes": sum(copy.size for copy in copies.values())
-        + sum(manifest.archive.file.size for manifest in manifests),
+        + sum(file.size for manifest in manifests for file in manifest.files),
         "problems": problems,
     }
 
@@ -156,13 +157,16 @@ def _audit(mirror, manifests, hashes, progress):
         where = Path(mirror.directory, manifest.config, GENERATIONS, manifest.generation)
         listed = f"{amanda_manifest.digest(manifest.source)}  {MANIFEST}\n"
         directories[where] = [
-            manifest.archive.file,
-            _of(MANIFEST, manifest.source),
-            _of(MANIFEST_SUM, listed),
+            *manifest.files,
+            amanda_manifest.of_text(MANIFEST, manifest.source),
+            amanda_manifest.of_text(MANIFEST_SUM, listed),
         ]
         for copy in manifest.tapes:
             path = tape_directory(mirror, manifest.config, *copy.key)
-            expected = [*copy.files, _of(SUMS, amanda_manifest.sums(copy.files))]
+            expected = [
+                *copy.files,
+                amanda_manifest.of_text(SUMS, amanda_manifest.sums(copy.files)),
+            ]
             if directories.setdefault(path, expected) != expected:
                 problems.append(
                     f"{str(path)!r}: generation {manifest.generation} knows it otherwise than "
@@ -176,10 +180,6 @@ def _audit(mirror, manifests, hashes, progress):
     return problems + as_user(
         mirror.user, amanda_mirror_user.audit, work, hashes, progress=progress
     )
-
-
-def _of(name, text):
-    return amanda_manifest.File(name, len(text.encode()), amanda_manifest.digest(text))
 
 
 def tape_directory(mirror, config, label, written):

@@ -7,6 +7,7 @@ Below the mirror's directory, for each config::
     <config>/generations/<UTC>/manifest.json      every file this generation needs
     <config>/generations/<UTC>/manifest.sha256    for 'sha256sum -c'
     <config>/generations/<UTC>/catalogue.*        the catalogue, sealed as the dumps are
+    <config>/generations/<UTC>/EMERGENCY.txt      how to restore by hand, see amanda_sheet
 
 A name that ends in ``.partial`` is something unfinished, or half removed. Whoever can write the
 mirror can write a manifest, so none is believed: every name in it is checked before it is used.
@@ -24,6 +25,7 @@ FORMAT = 1
 PARTIAL = ".partial"
 TAPES, GENERATIONS = "tapes", "generations"
 MANIFEST, MANIFEST_SUM, SUMS = "manifest.json", "manifest.sha256", "SHA256SUMS"
+SHEET = "EMERGENCY.txt"
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 WRITTEN = re.compile(r"[0-9]{14}")
@@ -31,6 +33,7 @@ TAPE_FILE = re.compile(r"[0-9]{5}\.[^/\0]{1,249}", re.DOTALL)
 GENERATION = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 STANDING = re.compile("usual|doubtful|accepted")
 _ARCHIVE = re.compile(r"catalogue\.[a-z0-9.]{1,40}")
+_SHEET = re.compile(re.escape(SHEET))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 
@@ -99,6 +102,8 @@ class Manifest:
         For each DLE the tapes of its last good full: ``{"web1 /etc": ((label, written), …)}``.
     new_bytes
         How many bytes of tapes this generation added.
+    sheet
+        The :class:`File` of the emergency sheet; None in generations of before there was one.
     standing
         "usual"; "doubtful" if it was unusual beside those before it; "accepted" if an
         administrator said that it is right, whatever was usual before.
@@ -115,12 +120,18 @@ class Manifest:
     fulls: dict
     new_bytes: int
     standing: str = "usual"
+    sheet: File | None = None
     source: str = dataclasses.field(default="", compare=False, repr=False)
 
     @property
     def size(self):
         """Bytes of all that it needs, but for the manifest itself."""
-        return sum(tape.size for tape in self.tapes) + self.archive.file.size
+        return sum(tape.size for tape in self.tapes) + sum(file.size for file in self.files)
+
+    @property
+    def files(self):
+        """Every :class:`File` in its own directory but for the manifest, a tuple."""
+        return (self.archive.file, self.sheet) if self.sheet else (self.archive.file,)
 
     @property
     def keys(self):
@@ -173,6 +184,7 @@ def _manifest(data):
         fulls=fulls,
         new_bytes=_size(data["new_bytes"]),
         standing=_name(STANDING, data.get("standing", "usual")),
+        sheet=_file(data["sheet"], _SHEET) if data.get("sheet") else None,
     )
 
 
@@ -245,6 +257,11 @@ def read_sums(text):
             name = re.sub(r"\\(.)", lambda pair: "\n" if pair[1] == "n" else pair[1], name)
         found[name] = match[2]
     return found
+
+
+def of_text(name, text):
+    """Return the :class:`File` that is called *name* and holds *text*."""
+    return File(name, len(text.encode()), digest(text))
 
 
 def digest(text):

@@ -20,6 +20,7 @@ import amanda_generations
 import amanda_manifest
 import amanda_mirror_user
 import amanda_platform
+import amanda_sheet
 import amanda_written
 from amanda_errors import AmandaError
 from amanda_manifest import (
@@ -27,6 +28,7 @@ from amanda_manifest import (
     MANIFEST,
     MANIFEST_SUM,
     PARTIAL,
+    SHEET,
     SUMS,
     TAPES,
     Archive,
@@ -34,7 +36,7 @@ from amanda_manifest import (
     Manifest,
     TapeCopy,
 )
-from amanda_pruning import keep, unusual
+from amanda_pruning import keep, last_fulls, unusual
 from amanda_rights import MOST_FILES, as_user, hand_over
 
 PATIENCE = 600
@@ -44,30 +46,12 @@ _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
 
 
-def last_fulls(dumps):
-    """Return where the newest good full of each DLE is, as :func:`mirror` takes it.
-
-    dumps
-        What :func:`amanda_catalogue.read` returned.
-
-    If something could not be read for it, the newest without such a gap is there as well.
-    """
-    newest, complete = {}, {}
-    for dump in sorted(dumps, key=lambda dump: dump.timestamp):
-        if dump.level == 0 and dump.status == "OK":
-            keys = {(part.label, part.written) for part in dump.parts}
-            newest[f"{dump.host} {dump.disk}"] = keys
-            if dump.complete:
-                complete[f"{dump.host} {dump.disk}"] = keys
-    return {dle: tuple(sorted(newest[dle] | complete.get(dle, set()))) for dle in newest}
-
-
 def mirror(
     places,
     settings,
     method,
     run="",
-    fulls=None,
+    dumps=(),
     progress=None,
     platform=None,
     extras=None,
@@ -84,8 +68,9 @@ def mirror(
         How the catalogue is sealed: the encryption's method.
     run
         The timestamp of the run that this generation follows.
-    fulls
-        What :func:`last_fulls` returned: these tapes are kept however old they get.
+    dumps
+        What :func:`amanda_catalogue.read` returned: the tapes of the last fulls are kept
+        however old they get, and the emergency sheet says how to restore.
     progress
         Called now and then with a dict: ``tape``, ``done`` and ``bytes`` (of all to copy).
     platform
@@ -110,9 +95,7 @@ def mirror(
         session = _Session(places.name, settings, platform, progress or (lambda data: None))
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, places)
-        manifest = session.generation(
-            places, method, run, fulls or {}, copies, extras, accept, trial
-        )
+        manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
     except TimeoutError:
         raise AmandaError(
             f"the mirror's directory {settings.directory} hasn't answered for "
@@ -294,39 +277,60 @@ class _Session:
             for (name, _), (size, sha256) in zip(files, copied, strict=True)
         ]
 
-    def generation(self, places, method, run, fulls, copies, extras, accept, trial):
-        """Write the generation: catalogue, manifest, and at last its name."""
+    def generation(self, places, method, run, dumps, copies, extras, accept, trial):
+        """Write the generation: catalogue, sheet, manifest, and at last its name."""
         name = self._name()
         final = self.top / GENERATIONS / name
         partial = f"{final}{PARTIAL}"
-        archive = amanda_archive.name(method)
-        with amanda_archive.seal(places, method, self.platform, extras) as pipe:
-            ((size, sha256),) = self._there(
-                amanda_copying.copy,
-                partial,
-                [[archive, None, pipe]],
-                files=[pipe],
-                progress=lambda count: None,
-            )
+        archive = self._archive(places, method, partial, extras)
         if trial:
-            self._try(Path(partial, archive), method)
-        conf, state = (str(path).lstrip("/") for path in (places.conf, places.state))
+            self._try(Path(partial, archive.file.name), method)
         there = {copy.key for copy in copies}
+        server = socket.gethostname()
+        about = amanda_sheet.About(self.config, name, server, str(self.top), archive)
+        sheet = self._sheet(about, dumps, copies)
         manifest = Manifest(
             config=self.config,
             generation=name,
             run=run,
-            server=socket.gethostname(),
+            server=server,
             tapes=tuple(sorted(copies, key=lambda copy: copy.key)),
-            archive=Archive(File(archive, size, sha256), method, conf, state),
-            fulls={dle: keys for dle, keys in fulls.items() if there.issuperset(keys)},
+            archive=archive,
+            fulls={dle: keys for dle, keys in last_fulls(dumps).items() if there.issuperset(keys)},
             new_bytes=sum(copy.size for copy in copies if copy.key in self.copied),
+            sheet=amanda_manifest.of_text(SHEET, sheet),
         )
         manifest = dataclasses.replace(manifest, standing=self._standing(manifest, accept))
         text = amanda_manifest.encode(manifest)
-        texts = [[MANIFEST, text], [MANIFEST_SUM, f"{amanda_manifest.digest(text)}  {MANIFEST}\n"]]
+        listed = f"{amanda_manifest.digest(text)}  {MANIFEST}\n"
+        texts = [[SHEET, sheet], [MANIFEST, text], [MANIFEST_SUM, listed]]
         self._there(amanda_mirror_user.finish, partial, str(final), texts)
         return manifest
+
+    def _archive(self, places, method, partial, extras):
+        """Write the catalogue, sealed; return its :class:`Archive`."""
+        name = amanda_archive.name(method)
+        with amanda_archive.seal(places, method, self.platform, extras) as pipe:
+            ((size, sha256),) = self._there(
+                amanda_copying.copy,
+                partial,
+                [[name, None, pipe]],
+                files=[pipe],
+                progress=lambda count: None,
+            )
+        conf, state = (str(path).lstrip("/") for path in (places.conf, places.state))
+        return Archive(File(name, size, sha256), method, conf, state)
+
+    def _sheet(self, about, dumps, copies):
+        """Return the text of the emergency sheet; the mirror's files say how each is sealed."""
+
+        def heads(paths):
+            where = (amanda_mirror_user.heads, str(self.top), paths)
+            return self._there(*where, progress=lambda count: None)
+
+        text, problems = amanda_sheet.write(about, dumps, copies, heads)
+        self.warnings += problems
+        return text
 
     def _standing(self, manifest, accept):
         """Return what to think of a new generation beside the earlier ones; doubts are told."""

@@ -27,6 +27,7 @@ from amanda_manifest import (
     WRITTEN,
 )
 from amanda_rights import open_regular
+from amanda_tapefile import HEADER_SIZE
 
 _MOST_TEXT = 1 << 30
 """Bytes; a manifest of some five million files. Whoever writes the mirror might write more."""
@@ -271,6 +272,20 @@ def pour(path, pipe, report):
 def read_sums_file(directory):
     """Return the text of a tape copy's SHA256SUMS, or None."""
     return _text(Path(directory, SUMS))
+
+
+def heads(top, paths, report):
+    """Return the first bytes of some files, as many as Amanda's header has, as text of Latin-1.
+
+    top
+        The directory that *paths* are relative to.
+    """
+    found = []
+    for path in paths:
+        with open_regular(Path(top, path)) as stream:
+            found.append(stream.read(HEADER_SIZE).rstrip(b"\0").decode("latin-1"))
+        report(len(found))
+    return found
 
 
 def strangers(directory, config):

@@ -15,6 +15,24 @@ _COMPARED = 3
 """How many generations there must be before one can be called unusual."""
 
 
+def last_fulls(dumps):
+    """Return where the newest good full of each DLE is, as a manifest has it.
+
+    dumps
+        What :func:`amanda_catalogue.read` returned.
+
+    If something could not be read for it, the newest without such a gap is there as well.
+    """
+    newest, complete = {}, {}
+    for dump in sorted(dumps, key=lambda dump: dump.timestamp):
+        if dump.level == 0 and dump.status == "OK":
+            keys = {(part.label, part.written) for part in dump.parts}
+            newest[f"{dump.host} {dump.disk}"] = keys
+            if dump.complete:
+                complete[f"{dump.host} {dump.disk}"] = keys
+    return {dle: tuple(sorted(newest[dle] | complete.get(dle, set()))) for dle in newest}
+
+
 def keep(manifests, days):
     """Return the generations to keep, of *manifests*, the oldest first.
 

@@ -316,7 +316,7 @@ def mirror(work):
         work.settings.mirror,
         work.settings.encryption.method,
         run=work.timestamp,
-        fulls=amanda_mirror.last_fulls(dumps),
+        dumps=dumps,
         progress=work.report.progress,
         platform=work.platform,
         accept=work.accept,

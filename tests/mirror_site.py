@@ -59,14 +59,14 @@ class Site:
         self.places.tapelist.write_text("".join(sorted(lines, reverse=True)))
         return slot
 
-    def mirror(self, run="", fulls=None, method="age", accept=False, progress=None, **settings):
+    def mirror(self, run="", dumps=(), method="age", accept=False, progress=None, **settings):
         """Run the mirror."""
         return amanda_mirror.mirror(
             self.places,
             dataclasses.replace(self.settings, **settings),
             method,
             run,
-            fulls,
+            dumps,
             progress,
             platform=self.platform,
             extras=[self.fleet],

@@ -340,10 +340,10 @@ def test_what_amanda_dumped_is_found_and_read_in_the_mirror_of_any_generation(si
 
 
 def real_mirror(site, amanda):
-    """Mirror what Amanda dumped, with the last fulls that its catalogue knows."""
-    fulls = amanda_mirror.last_fulls(amanda_catalogue.read(amanda.places))
+    """Mirror what Amanda dumped, with the dumps that its catalogue knows."""
+    dumps = amanda_catalogue.read(amanda.places)
     return amanda_mirror.mirror(
-        amanda.places, site.settings, "age", fulls=fulls, platform=site.platform, extras=[]
+        amanda.places, site.settings, "age", dumps=dumps, platform=site.platform, extras=[]
     )
 
 

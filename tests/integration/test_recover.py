@@ -6,13 +6,15 @@ import time
 import pytest
 from amanda_names import raw, text
 
+from tests import sheet
 from tests.integration import backups
 from tests.integration.backups import PICTURE, SERVER, differences, good, now, picture
-from tests.testbed import SaltError, salt
+from tests.testbed import Bed, SaltError, salt
 
 HARD = "/srv/hard"
 WHOLE = ("/etc", "/home", "/usr/share/doc", HARD)
 RECOVERED = "/var/lib/salt-amanda/recovered"
+HAND = "hand"
 
 BEFORE = f"""
     set -eu
@@ -359,3 +361,41 @@ def test_a_drill_finds_the_one_bit_that_is_wrong_on_the_mirror(history):
         assert status["last"]["success"] is False and status["passed"] < status["last"]["at"]
     finally:
         history.bed.run(SERVER, ["sh", "-euc", f'cat /root/kept > "{file}"'])
+
+
+# --- by hand ---
+
+
+@pytest.fixture
+def hand(history):
+    """A bare host that has the mirror's files and the offsite key, and nothing else of ours."""
+    bed = Bed(f"{history.bed.name}-hand")
+    bed.down()
+    bed.up_lone(HAND)
+    tree = history.bed.run(SERVER, ["tar", "-cf", "-", "-C", backups.MIRROR, "."]).stdout
+    unpack = f"mkdir {backups.MIRROR} && tar -xf - -C {backups.MIRROR}"
+    bed.run(HAND, ["sh", "-c", unpack], input=tree)
+    bed.run(HAND, ["sh", "-c", "umask 077; cat > /root/offsite.key"], input=backups.OFFSITE)
+    yield bed
+    bed.down()
+
+
+def test_the_emergency_sheet_brings_all_back_without_salt_or_amanda(history, hand):
+    newest = hand.run(HAND, ["sh", "-c", f"ls {backups.MIRROR}/daily/generations | tail -n 1"])
+    generation = newest.stdout.decode().strip()
+    path = f"{backups.MIRROR}/daily/generations/{generation}/EMERGENCY.txt"
+    text = hand.read(HAND, path).decode()
+    hand.run(HAND, ["bash", "-c", sheet.script(text, 1)], input=b"y\n")
+    # Salt's own place is bound into every host of a bed, used or not.
+    hide = "mount -t tmpfs none /opt/saltstack && mount -t tmpfs none /checkout"
+    script = f'{hide} && ! command -v amadmin salt-call && exec bash -c "$1"'
+    argv = ["unshare", "--mount", "bash", "-c", script, "bash", sheet.script(text, 2, 3, 4, 5)]
+    said = hand.run(HAND, argv).stdout.decode()
+    assert "DAMAGED" not in said and "FAILED" not in said
+    for path in WHOLE:
+        (line,) = [
+            each for each in text.splitlines() if f"  web1 {path}," in each and each[0] == " "
+        ]
+        restored = hand.run(HAND, ["sh", "-c", f"echo /root/restored/{line.split()[0]}.*"]).stdout
+        found = picture(hand, HAND, restored.decode().strip())
+        assert differences(history.known[2][path], found) == [], path

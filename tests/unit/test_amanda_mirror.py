@@ -43,6 +43,12 @@ def content(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+def dump(disk, timestamp, level, status, *labels):
+    """Return a dump with a part, file 1, on each of some tapes written with it."""
+    parts = tuple(Part(label, 1, 1, 1, timestamp) for label in labels)
+    return Dump("daily", "web1", disk, timestamp, level, status, parts, None, None, None, 1, "")
+
+
 def test_a_first_mirror_holds_every_written_tape_under_label_and_time(site):
     done = site.mirror("20250102010000")
     assert site.held() == ["daily-0001/20250101010000", "daily-0002/20250102010000"]
@@ -90,12 +96,12 @@ def test_a_tape_written_again_is_a_second_copy_beside_the_first(site):
 
 
 def test_a_tape_that_the_disk_lacks_stops_neither_the_others_nor_hides(site):
-    full = {"web1 /etc": (("daily-0001", "20250101010000"),)}
+    full = [dump("/etc", "20250101010000", 0, "OK", "daily-0001")]
     shutil.rmtree(site.places.tapes / "slot1")
     site.write(2, "20250109010000")
     site.tapes["daily-0002"] = "20250102010000"
     site.write(4, "20250104010000")
-    done = site.mirror(fulls=full)
+    done = site.mirror(dumps=full)
     assert done["lacking"] == ["daily-0001", "daily-0002"]
     (warning,) = done["warnings"]
     assert "daily-0001 written at 20250101010000 (nor has the mirror any)" in warning
@@ -279,7 +285,7 @@ def link(path):
 def test_every_file_of_a_generation_that_is_spoiled_is_named(site, spoil):
     site.mirror()
     files = sorted(content(site.top))
-    assert len(files) == 3 + 5 + 2
+    assert len(files) == 3 + 5 + 3
     for path in files:
         data = path.read_bytes()
         spoil(path)
@@ -331,9 +337,9 @@ def test_generations_past_their_days_go_and_with_them_what_only_they_need(site):
 
 
 def test_the_last_full_of_every_dle_stays_however_old(site):
-    full = {"web1 /etc": (("daily-0001", "20250101010000"),)}
-    site.age(site.mirror(fulls=full)["generation"], "20250101T000000Z")
-    site.age(site.mirror(fulls=full)["generation"], "20250102T000000Z")
+    full = [dump("/etc", "20250101010000", 0, "OK", "daily-0001")]
+    site.age(site.mirror(dumps=full)["generation"], "20250101T000000Z")
+    site.age(site.mirror(dumps=full)["generation"], "20250102T000000Z")
     site.write(1, "20250103010000", 300_000)  # over the only full, as Amanda does
     site.age(site.mirror(keep_days=9999)["generation"], "20250103T000000Z")
     site.age(site.mirror(keep_days=9999)["generation"], "20250104T000000Z")
@@ -345,8 +351,8 @@ def test_the_last_full_of_every_dle_stays_however_old(site):
     ]
     assert "daily-0001/20250101010000" in site.held()
     assert site.problems("20250102T000000Z") == site.problems(done["generation"]) == []
-    newer = {"web1 /etc": (("daily-0001", "20250103010000"),)}
-    assert site.mirror(fulls=newer)["pruned"]["generations"] == ["20250102T000000Z"]
+    newer = [dump("/etc", "20250103010000", 0, "OK", "daily-0001")]
+    assert site.mirror(dumps=newer)["pruned"]["generations"] == ["20250102T000000Z"]
     assert "daily-0001/20250101010000" not in site.held()
 
 
@@ -511,10 +517,6 @@ def test_a_part_is_read_from_the_mirror_by_label_time_and_number(site):
 
 
 def test_last_fulls_are_the_newest_good_level_zero_of_each_dle():
-    def dump(disk, timestamp, level, status, *labels):
-        parts = tuple(Part(label, 1, 1, 1, timestamp) for label in labels)
-        return Dump("daily", "web1", disk, timestamp, level, status, parts, None, None, None, 1, "")
-
     dumps = [
         dump("/etc", "20250103000000", 0, "PARTIAL", "daily-0003"),
         dump("/etc", "20250102000000", 0, "OK", "daily-0002", "daily-0001", "daily-0002"),
@@ -523,11 +525,11 @@ def test_last_fulls_are_the_newest_good_level_zero_of_each_dle():
         dump("/home", "20250104000000", 1, "OK", "daily-0004"),
     ]
     when = "20250102000000"
-    assert amanda_mirror.last_fulls(dumps) == {
+    assert amanda_pruning.last_fulls(dumps) == {
         "web1 /etc": (("daily-0001", when), ("daily-0002", when))
     }
     gap = dataclasses.replace(dump("/etc", "20250105000000", 0, "OK", "daily-0005"), complete=False)
-    assert amanda_mirror.last_fulls([*dumps, gap])["web1 /etc"] == (
+    assert amanda_pruning.last_fulls([*dumps, gap])["web1 /etc"] == (
         *(("daily-0001", when), ("daily-0002", when)),
         ("daily-0005", "20250105000000"),
     )

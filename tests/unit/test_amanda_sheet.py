@@ -1,0 +1,161 @@
+"""The emergency sheet's text: what is in it, and what hostile names can't do to it."""
+
+import subprocess
+
+import amanda_sheet
+import pytest
+from amanda_catalogue import Dump, Part
+from amanda_manifest import Archive, File, TapeCopy
+
+from tests import sheet
+
+HOSTILE = [
+    "web1\nrm -rf /",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "'; touch pwned; '",
+    '"; touch pwned; "',
+    "a & touch pwned &",
+    "\x1b[2J\x1b]0;gone\x07",
+    "\x9b31m",
+    "right\u202eleft",
+    "tab\there\rback",
+    "-rf",
+    "#comment",
+    "! !!",
+    "back\\slash\\",
+    "lone\udcff byte",
+    "ünï 日本",
+]
+FILTERS = (
+    "comp cust program APPLICATION client_custom_compress "
+    "/usr/local/lib/salt-amanda/compress-zstd crypt enc server_encrypt "
+    "/usr/local/lib/salt-amanda/crypt-age server_decrypt_option -d"
+)
+
+
+def dump(level, timestamp, *parts, host="web1", disk="/etc", base=None):
+    """Return a dump whose *parts* are pairs of a tape and a file's number."""
+    parts = tuple(
+        Part(label, file, number, 100, timestamp) for number, (label, file) in enumerate(parts, 1)
+    )
+    size = 100 * len(parts)
+    crc = (None, None, None)
+    return Dump("daily", host, disk, timestamp, level, "OK", parts, *crc, size, "", base)
+
+
+def copy(label, written, *names):
+    return TapeCopy(label, written, tuple(File(name, 100, "0" * 64) for name in names))
+
+
+def written(dumps, copies, filters=FILTERS, directory="/srv/mirror/daily", server="backup-server"):
+    """Return the sheet's text and warnings."""
+    archive = Archive(File("catalogue.tar.zst.age", 5, "1" * 64), "age", "etc", "var")
+    about = amanda_sheet.About("daily", "20261123T092714Z", server, directory, archive)
+
+    def heads(paths):
+        found = {}
+        for each in dumps:
+            for part in each.parts:
+                line = f"AMANDA: SPLIT_FILE {each.timestamp} web1 /etc  part {part.number}/-1  "
+                found[part.label, part.written, part.file] = f"{line}lev 0 {filters}\n"
+        return [found[_key(path)] for path in paths]
+
+    return amanda_sheet.write(about, dumps, copies, heads)
+
+
+def _key(path):
+    _, label, when, name = path.split("/", 3)
+    return label, when, int(name[:5])
+
+
+FULL = dump(0, "20261120010000", ("daily-0001", 1), ("daily-0002", 1))
+NEXT = dump(1, "20261121010000", ("daily-0003", 2), base="20261120010000")
+COPIES = [
+    copy("daily-0001", "20261120010000", "00000.daily-0001", "00001.web1._etc.0"),
+    copy("daily-0002", "20261120010000", "00000.daily-0002", "00001.web1._etc.0"),
+    copy("daily-0003", "20261121010000", "00001.web1._var.1", "00002.web1._etc.1"),
+]
+
+
+def test_each_level_is_opened_in_order_all_parts_in_one_stream():
+    text, warnings = written([FULL, NEXT], COPIES)
+    assert warnings == []
+    (block,) = sheet.blocks(text)["STEP 5"]
+    assert block.split("\n") == [
+        "set -o pipefail",
+        'cd "$MIRROR" && mkdir "$RESTORE"/001.web1._etc &&',
+        "# level 0, made on 2026-11-20 at 01:00:00",
+        "tail -q -c +32769 \\",
+        "    tapes/daily-0001/20261120010000/00001.web1._etc.0 \\",
+        "    tapes/daily-0002/20261120010000/00001.web1._etc.0 |",
+        '    age -d -i "$IDENTITY" |',
+        "    zstd -dc |",
+        '    tar -x -f - -C "$RESTORE"/001.web1._etc --listed-incremental=/dev/null \\',
+        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux &&",
+        "# level 1, made on 2026-11-21 at 01:00:00",
+        "tail -q -c +32769 \\",
+        "    tapes/daily-0003/20261121010000/00002.web1._etc.1 |",
+        '    age -d -i "$IDENTITY" |',
+        "    zstd -dc |",
+        '    tar -x -f - -C "$RESTORE"/001.web1._etc --listed-incremental=/dev/null \\',
+        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux &&",
+        "echo 'RESTORED: web1 /etc' || { echo 'FAILED: web1 /etc'; false; }",
+        "",
+    ]
+
+
+def test_of_a_directory_whose_last_dump_is_not_all_there_the_one_before_is_shown():
+    (block,) = sheet.blocks(written([FULL, NEXT], COPIES[:2])[0])["STEP 5"]
+    assert "level 0" in block and "level 1" not in block
+    text, _ = written([FULL, NEXT], COPIES[1:])
+    assert "STEP 5" not in sheet.blocks(text)
+    assert "  web1 /etc: no whole backup of it is in this generation\n" in text
+
+
+def test_a_directory_sealed_by_what_is_not_ours_is_named_and_warned_of():
+    text, (warning,) = written([FULL], COPIES, FILTERS.replace("crypt-age", "evil"))
+    assert warning.startswith("the emergency sheet can't say how to restore web1 /etc: ")
+    assert "NOT HERE" in text and "  web1 /etc: " in text
+    assert "STEP 5" not in sheet.blocks(text)
+
+
+def test_without_a_dump_there_is_a_sheet_too():
+    text, warnings = written([], [])
+    assert warnings == []
+    assert "no whole backup of any directory" in text
+    assert "STEP 4" in sheet.blocks(text)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_as_a_word_of_bash_is_one_word_of_one_line_and_means_the_name(name, tmp_path):
+    word = amanda_sheet.word(name)
+    assert word.isprintable()
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s\\\\n -- {word}"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert done.stdout == b"--\n" + name.encode("utf-8", "surrogateescape") + b"\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_adds_a_line_or_a_command_or_speaks_to_the_terminal(name, tmp_path):
+    plain, _ = written([FULL], COPIES)
+    file = f"00001.{name.replace('/', '_')}.0"
+    copies = [copy("daily-0001", "20261120010000", file), COPIES[1]]
+    full = dump(0, "20261120010000", ("daily-0001", 1), ("daily-0002", 1), host=name, disk=name)
+    text, _ = written([full], copies, directory=f"/srv/{name}", server=name)
+    assert text.count("\n") == plain.count("\n")
+    assert all(line.isprintable() for line in text.split("\n"))
+    commands = sheet.script(text, 2, 3, 4, 5, 6)
+    assert not [line for line in commands.split("\n") if line.startswith(("rm", "touch"))]
+    # Without programs bash can only take the commands apart.
+    subprocess.run(
+        ["bash", "-c", f"PATH={tmp_path}; cd() {{ :; }}; {commands}"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert list(tmp_path.iterdir()) == []
+    checked = subprocess.run(["bash", "-n", "-c", commands], capture_output=True, check=True)
+    assert checked.stderr == b""
