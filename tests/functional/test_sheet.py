@@ -177,6 +177,14 @@ def test_they_work_wherever_the_mirror_is_mounted(history):
         key.unlink()
 
 
+def test_all_directories_are_had_by_one_command(history):
+    said, status = history.run(sheet.script(history.text, 2, 7))
+    assert status == 0, said
+    assert said.count("RESTORED: ") == 2 * 2  # as it goes, and at the end
+    (hard,) = RESTORED.glob("*.localhost._srv_hard")
+    assert hard_tree.differences(history.known, hard_tree.inventory(os.fsencode(hard))) == {}
+
+
 def test_one_file_is_had_alone(history):
     commands = sheet.script(history.text, 2, 6)
     commands = commands.replace("FILE=./path/of/the/file", "FILE=./kinds/plain")
@@ -234,7 +242,7 @@ def test_a_file_that_is_missing_makes_them_fail_visibly(history):
     assert f"FAILED: localhost {HARD}" in said
 
 
-def test_a_sheet_that_was_changed_is_found_and_an_older_generation_without_one_is_whole(history):
+def test_a_sheet_that_was_changed_is_found(history):
     name = history.path.parent.name
     checked = amanda_generations.check_generation(history.mirror, history.config, name, hashes=True)
     assert checked["problems"] == []

@@ -3,9 +3,11 @@
 import json
 import re
 
+import amanda_age
 import pytest
 
-from tests.integration.fleet import apply, changed, edited
+from tests.integration import backups
+from tests.integration.fleet import apply, changed, edited, single
 
 SERVER = "backup-server"
 HOSTS = ("backup-server", "web1", "db1")
@@ -177,6 +179,31 @@ def test_what_was_changed_by_hand_is_foretold_and_put_right(fleet):
         each["changes"] for each in apply(fleet, "web1")["web1"]
     ]
     assert changed(apply(fleet, "web1", test=True)["web1"]) == []
+
+
+def test_a_key_that_the_server_is_to_hold_no_more_is_told_of_and_left_there(fleet, pillar):
+    def keys():
+        return single(fleet, SERVER, "amanda.encryption_keys", "keys")
+
+    identity = "/etc/salt-amanda/age/identity"
+    before = fleet.read(SERVER, identity)
+    (offsite,) = amanda_age.identities(backups.OFFSITE, "offsite")
+    encryption = {"recipients": [amanda_age.public_key(offsite)], "server_identity": False}
+    pillar.reset()
+    pillar.add("no-identity", {"encryption": encryption}, SERVER)
+    pillar.refresh()
+    try:
+        first, second = keys(), keys()
+        recipients = fleet.read(SERVER, "/etc/salt-amanda/age/recipients").decode().split()
+    finally:
+        pillar.reset()
+        pillar.refresh()
+        keys()
+    assert list(first["changes"]) == ["/etc/salt-amanda/age/recipients"]
+    assert (second["result"], second["changes"]) == (True, {})
+    assert f"shred -u {identity}" in second["warnings"][0]
+    assert recipients == encryption["recipients"]
+    assert fleet.read(SERVER, identity) == before
 
 
 def test_a_new_version_counts_at_once_on_a_minion_that_goes_on_running(fleet):

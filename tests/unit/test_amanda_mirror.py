@@ -1,6 +1,7 @@
 """The mirror as one user: what is copied, kept, removed and found again; tapes as Amanda's."""
 
 import dataclasses
+import json
 import os
 import pwd
 import shutil
@@ -514,6 +515,31 @@ def test_a_part_is_read_from_the_mirror_by_label_time_and_number(site):
         with pytest.raises(AmandaError):
             other = dataclasses.replace(part, **wrong)
             amanda_generations.open_tape_file(site.settings, "daily", other)
+
+
+def test_a_generation_of_before_there_was_a_sheet_can_be_read_and_is_whole(site):
+    generation = site.mirror()["generation"]
+    directory = site.top / "generations" / generation
+    data = json.loads((directory / "manifest.json").read_text())
+    del data["sheet"]
+    (directory / "manifest.json").write_text(json.dumps(data))
+    (directory / "EMERGENCY.txt").unlink()
+    site.age(generation, generation)  # the manifest's sum
+    assert amanda_generations.load(site.settings, "daily").sheet is None
+    assert site.problems() == []
+    assert site.mirror()["warnings"] == []
+
+
+@pytest.mark.parametrize("name", ["../EMERGENCY.txt", "manifest.json", "x", None, 5])
+def test_a_sheet_under_another_name_is_not_believed(site, name):
+    generation = site.mirror()["generation"]
+    directory = site.top / "generations" / generation
+    data = json.loads((directory / "manifest.json").read_text())
+    data["sheet"]["name"] = name
+    (directory / "manifest.json").write_text(json.dumps(data))
+    site.age(generation, generation)
+    with pytest.raises(AmandaError, match="can't be believed"):
+        amanda_generations.load(site.settings, "daily")
 
 
 def test_last_fulls_are_the_newest_good_level_zero_of_each_dle():

@@ -3,6 +3,7 @@
 import subprocess
 
 import amanda_sheet
+import amanda_sheet_text
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_manifest import Archive, File, TapeCopy
@@ -129,7 +130,7 @@ def test_without_a_dump_there_is_a_sheet_too():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_as_a_word_of_bash_is_one_word_of_one_line_and_means_the_name(name, tmp_path):
-    word = amanda_sheet.word(name)
+    word = amanda_sheet_text.word(name)
     assert word.isprintable()
     done = subprocess.run(
         ["bash", "-c", f"printf %s\\\\n -- {word}"], cwd=tmp_path, capture_output=True, check=True
