@@ -121,6 +121,22 @@ def test_a_directory_sealed_by_what_is_not_ours_is_named_and_warned_of():
     assert "STEP 5" not in sheet.blocks(text)
 
 
+def test_what_was_sealed_otherwise_before_is_opened_with_the_keys_of_then():
+    before = FILTERS.replace("crypt-age", "crypt-amcrypt").replace("comp cust", "comp .gz")
+    before = before.replace("client_custom_compress /usr/local/lib/salt-amanda/compress-zstd ", "")
+    found = sheet.blocks(written([FULL], COPIES, before)[0])
+    assert {"aespipe", "age", "gnupg", "zstd"} <= set(found["STEP 1"][0].split())
+    assert "IDENTITY=" in found["STEP 2"][0] and "PASSPHRASE=" in found["STEP 2"][0]
+    assert 'age -d -i "$IDENTITY"' in found["STEP 4"][0]
+    (block,) = found["STEP 5"]
+    assert "    tail -c +47 |\n    aespipe -d " in block and "    gzip -dc |\n" in block
+
+
+def test_a_dump_that_was_neither_sealed_nor_compressed_goes_straight_to_tar():
+    (block,) = sheet.blocks(written([FULL], COPIES, "comp N program APPLICATION")[0])["STEP 5"]
+    assert "00001.web1._etc.0 |\n    tar -x" in block
+
+
 def test_without_a_dump_there_is_a_sheet_too():
     text, warnings = written([], [])
     assert warnings == []
