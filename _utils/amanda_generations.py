@@ -14,7 +14,7 @@ import amanda_manifest
 import amanda_mirror_user
 from amanda_errors import AmandaError, ArgumentError
 from amanda_manifest import GENERATIONS, MANIFEST, MANIFEST_SUM, SUMS, TAPES
-from amanda_rights import as_user, open_as
+from amanda_rights import as_user, hand_over, open_as
 
 
 def made(generation):
@@ -228,13 +228,19 @@ def open_tape_file(mirror, config, part):
         if not pattern.fullmatch(value):
             raise AmandaError(f"{value!r} is no name that a mirror uses")
     directory = tape_directory(mirror, config, part.label, part.written)
+    argument = [str(directory), f"{part.file:05d}."]
     try:
-        names = as_user(mirror.user, amanda_mirror_user.listing, str(directory))
-        found = [name for name, _ in names if name.startswith(f"{part.file:05d}.")]
-        if len(found) == 1:
-            return open_as(mirror.user, os.path.join(directory, found[0]))
+        found, opened = as_user(mirror.user, _open_only, *argument, hands_over=True)
     except OSError as error:
         raise AmandaError(f"the mirror can't be read: {directory}: {error.strerror}") from None
+    if found == 1:
+        return os.fdopen(opened[0], "rb", buffering=0)
     raise AmandaError(
-        f"the mirror has {len(found)} files with the number {part.file} in {directory}, not one"
+        f"the mirror has {found} files with the number {part.file} in {directory}, not one"
     )
+
+
+def _open_only(directory, start):
+    """Open the one file in *directory* whose name begins with *start*; give how many there are."""
+    names = [name for name, _ in amanda_mirror_user.listing(directory) if name.startswith(start)]
+    return len(names), hand_over([os.path.join(directory, *names)])[1] if len(names) == 1 else []

@@ -67,7 +67,8 @@ class MirrorSource:
 
     def path(self, part):
         """Return what to call the tape file of *part* in a message."""
-        return amanda_generations.tape_directory(self.mirror, self.config, part.label, part.written)
+        where = (self.mirror, self.config, part.label, part.written)
+        return amanda_generations.tape_directory(*where) / f"{part.file:05d}.*"
 
     def open(self, part):
         """Open the tape file of *part*, an :class:`amanda_catalogue.Part`: a binary stream."""
