@@ -5,9 +5,9 @@ sizes are bytes, and what is returned is data. A run goes on in a unit of its ow
 of the command or the minion that started it.
 
 On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :func:`tapes`,
-:func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`run_due`, :func:`status`,
-:func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`. On every minion: :func:`publish` and
-what it publishes.
+:func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`verify`, :func:`run_due`,
+:func:`status`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`. On every minion:
+:func:`publish` and what it publishes.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ with amanda_synced.engine():
     import amanda_summary
     import amanda_tapes
     import amanda_unit
+    import amanda_verification
     from amanda_errors import AmandaError, ArgumentError, PillarError
 
 __virtualname__ = "amanda"
@@ -387,7 +388,7 @@ def tapes(config=None):
 
 
 def backup(config=None):
-    """Collect, dump and confirm, without the mirror; see :func:`backup_and_mirror`.
+    """Collect, dump, confirm and verify, without the mirror; see :func:`backup_and_mirror`.
 
     CLI Example:
 
@@ -417,8 +418,41 @@ def mirror(config=None, accept=False):
     return _run("mirror", config, accept=accept)
 
 
+def verify(run=None, tape=None, generation=None, source=None, config=None):
+    """Read dumps back and compare them with all that is known of them; see the README.
+
+    Each dump is decrypted and expanded, its sizes and CRC-32C compared with Amanda's log, its names
+    with Amanda's index; and every file with the SHA-256 that it had when it was verified first.
+    Without an argument, all that is on tape.
+
+    run
+        Only what one run dumped or wrote: its time, as :func:`ls` takes it, or 14 digits.
+    tape
+        Only one tape, by its label.
+    generation
+        One generation of the mirror, by its name, instead of the tapes.
+    source
+        ``mirror``: the newest generation.
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    Returns a result as :func:`backup_and_mirror` does; its step ``verify`` has an entry in
+    ``failed`` for each dump that isn't good, and says in ``problems`` which files aren't.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.verify tape=daily-0003
+    """
+    with _salt_errors():
+        asked = {"run": run, "tape": tape, "generation": generation, "source": source}
+        what = amanda_verification.check(asked)
+    return _run("verify", config, what=what)
+
+
 def backup_and_mirror(config=None):
-    """Collect, check, dump, confirm by the catalogue what is on tape, and mirror.
+    """Collect, check, dump, confirm by the catalogue what is on tape, verify it, and mirror.
 
     The run goes on in a unit of its own whatever becomes of this command; :func:`status` tells
     how far it is. One client that fails doesn't keep the others from being dumped and mirrored.

@@ -12,7 +12,7 @@ import os
 import amanda_identity
 import amanda_layout
 from amanda_errors import AmandaError
-from amanda_pipeline import Pipeline, Stage
+from amanda_pipeline import CHUNK, Pipeline, Stage
 from amanda_tapefile import (
     HEADER_SIZE,
     Header,
@@ -26,6 +26,7 @@ __all__ = [
     "HEADER_SIZE",
     "Header",
     "TapeSource",
+    "check_sealed",
     "open_stream",
     "parse_header",
     "read_header",
@@ -81,6 +82,27 @@ def open_stream(dump, source, check=True, user=None, hashes=None, identity=None)
             raise
         if check:
             pipeline.finish()
+
+
+def check_sealed(dump, source, hashes=None):
+    """Compare what is on tape of *dump* with headers and log, as far as that takes no key.
+
+    dump, source, hashes
+        As for :func:`open_stream`; what that raises is raised.
+    """
+    if not dump.server:
+        raise AmandaError(f"the log has no checksum of {describe(dump)}: it can't be checked")
+    _inspect(dump, source)
+    stage, buffer = Stage("on tape", dump.server), bytearray(CHUNK)
+    parts = _Parts(dump, source, hashes)
+    try:
+        while length := parts.readinto(buffer):
+            if stage.take(buffer, length) is None:
+                break
+    finally:
+        parts.close()
+    if complaint := stage.complaint():
+        raise AmandaError(f"{describe(dump)}, {_tapes(dump)}: {complaint}")
 
 
 def describe(dump):

@@ -51,6 +51,15 @@ def names(file, top=None):
     """Yield every name in the index *file*: bytes, ``/`` in front, ``/`` after a directory.
 
     top
+        As for :func:`lines`; what that raises is raised.
+    """
+    return map(amanda_names.unescape, lines(file, top))
+
+
+def lines(file, top=None):
+    """Yield every line of the index *file*, bytes without the newline: a name in escape quoting.
+
+    top
         The config's state directory, whose owner the file must have; None is the file's own.
 
     Raises :class:`amanda_errors.ParseError` on a line that is no name,
@@ -61,11 +70,11 @@ def names(file, top=None):
     except OSError as error:
         raise AmandaError(f"can't read the index {file}: {error.strerror}") from error
     try:
-        with stream, gzip.open(stream) as lines:
-            for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+        with stream, gzip.open(stream) as content:
+            for line in iter(lambda: content.readline(_LONGEST_LINE), b""):
                 if not line.startswith(b"/") or not line.endswith(b"\n"):
                     raise ParseError(f"the index {file}", line[:200])
-                yield amanda_names.unescape(line[:-1])
+                yield line[:-1]
     except (OSError, EOFError, zlib.error) as error:
         raise AmandaError(f"the index {file} is damaged: {error}") from error
 

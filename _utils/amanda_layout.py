@@ -47,6 +47,7 @@ DUE = STATE / "due.json"  # when each config last ran
 RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json
 DRILLS = STATE / "drills"  # what was tried to restore, and when, <config>.json
+VERIFIED = STATE / "verified"  # hashes of what is on tape, and which dumps are good, <config>.json
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
 
 RUN_UNIT = "amanda-run.service"

@@ -57,6 +57,7 @@ def mirror(
     extras=None,
     accept=False,
     trial=True,
+    record=None,
 ):
     """Bring the mirror up to date and return what was done, as data.
 
@@ -81,10 +82,14 @@ def mirror(
         True: an administrator says that what is unusual now is right.
     trial
         Whether the sealed catalogue is opened again before it counts; it needs the server's key.
+    record
+        The :class:`amanda_verified.Record`: which SHA-256 each file should have, and which fulls
+        are good. None: nothing was verified.
 
     ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
-    ``differing`` has those of which the mirror's copy isn't what is on the disk; it stays.
+    ``differing`` has those of which the mirror's copy isn't what is on the disk; it stays. It also
+    has those that were copied and aren't what was verified: the manifest has the hash that was.
     Raises :class:`~amanda_errors.AmandaError` if the disk lacks all tapes, or if the mirror can't
     be used or written, or doesn't answer; no earlier generation has changed then.
     """
@@ -92,7 +97,7 @@ def mirror(
     platform = platform or amanda_platform.detect()
     try:
         wanted, lacking = amanda_written.on_disk(places, platform.user)
-        session = _Session(places.name, settings, platform, progress or (lambda data: None))
+        session = _Session(places.name, settings, platform, progress or (lambda data: None), record)
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, places)
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
@@ -124,9 +129,10 @@ def mirror(
 class _Session:
     """One run of the mirror: what it found there, what it has done, what it has to say."""
 
-    def __init__(self, config, settings, platform, progress):
+    def __init__(self, config, settings, platform, progress, record):
         self.config, self.settings, self.platform = config, settings, platform
-        self.progress = progress
+        self.progress, self.record = progress, record
+        self.hashes = {} if record is None else record.hashes()
         self.directory = str(settings.directory)
         self.top = Path(self.directory, config)
         self.warnings = []
@@ -209,7 +215,10 @@ class _Session:
             self.doubt(f"the mirror's copy of tape {' written at '.join(key)} was damaged")
             return None
         if known:
-            if here != files:
+            verified = self.hashes.get(key, {})
+            if here != files or any(
+                verified.get(file.name, file.sha256) != file.sha256 for file in known.files
+            ):
                 self._differs(key, "The mirror's copy stays; see which of them is right")
             return known
         return self._unlisted(key, here) if here == files else None
@@ -246,16 +255,35 @@ class _Session:
             files += self._copy_some(
                 slot, slot["files"][start : start + MOST_FILES], partial, report
             )
-        copy = TapeCopy(*key, tuple(files))
+        copy = self._as_verified(TapeCopy(*key, tuple(files)))
         known = self.known.get(key)
         if known and known != copy:
             self._there(amanda_mirror_user.discard, partial)
             self._differs(key, "So the mirror's damaged copy can't be made good")
             return known
-        texts = [[SUMS, amanda_manifest.sums(files)]]
+        texts = [[SUMS, amanda_manifest.sums(copy.files)]]
         self._there(amanda_mirror_user.finish, partial, str(final), texts, True)
         self.copied.append(key)
         return copy
+
+    def _as_verified(self, copy):
+        """Return a copy with the hashes that its files had when they were verified."""
+        known = self.hashes.get(copy.key, {})
+        files = tuple(
+            dataclasses.replace(file, sha256=known.get(file.name, file.sha256))
+            for file in copy.files
+        )
+        changed = [file.name for file in copy.files if file not in files]
+        if changed:
+            where = self.top / TAPES / Path(*copy.key)
+            self.differing.append(copy.label)
+            self.doubt(
+                f"tape {copy.label} written at {copy.written} has changed since it was verified: "
+                f"{', '.join(repr(name) for name in changed)}. It was copied as it is, to {where}, "
+                "and each check of the mirror tells of it. Once the tape is made good, remove that "
+                "directory then, and the next mirror copies it again"
+            )
+        return dataclasses.replace(copy, files=files)
 
     def _copy_some(self, slot, files, partial, report):
         paths = [str(Path(slot["path"], name)) for name, _ in files]
@@ -289,6 +317,7 @@ class _Session:
         server = socket.gethostname()
         about = amanda_sheet.About(self.config, name, server, str(self.top), archive)
         sheet = self._sheet(about, dumps, copies)
+        fulls = last_fulls(dumps, self.record)
         manifest = Manifest(
             config=self.config,
             generation=name,
@@ -296,7 +325,7 @@ class _Session:
             server=server,
             tapes=tuple(sorted(copies, key=lambda copy: copy.key)),
             archive=archive,
-            fulls={dle: keys for dle, keys in last_fulls(dumps).items() if there.issuperset(keys)},
+            fulls={dle: keys for dle, keys in fulls.items() if there.issuperset(keys)},
             new_bytes=sum(copy.size for copy in copies if copy.key in self.copied),
             sheet=amanda_manifest.of_text(SHEET, sheet),
         )

@@ -15,17 +15,20 @@ _COMPARED = 3
 """How many generations there must be before one can be called unusual."""
 
 
-def last_fulls(dumps):
+def last_fulls(dumps, record=None):
     """Return where the newest good full of each DLE is, as a manifest has it.
 
     dumps
         What :func:`amanda_catalogue.read` returned.
+    record
+        The :class:`amanda_verified.Record`. Once anything was verified, only what was found good
+        counts: else an older generation would give up the last that is known to be.
 
     If something could not be read for it, the newest without such a gap is there as well.
     """
     newest, complete = {}, {}
     for dump in sorted(dumps, key=lambda dump: dump.timestamp):
-        if dump.level == 0 and dump.status == "OK":
+        if dump.level == 0 and dump.status == "OK" and (not record or record.good(dump)):
             keys = {(part.label, part.written) for part in dump.parts}
             newest[f"{dump.host} {dump.disk}"] = keys
             if dump.complete:

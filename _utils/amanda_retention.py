@@ -12,6 +12,7 @@ import os
 
 import amanda_catalogue
 import amanda_files
+import amanda_verified
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_layout import RETENTION
@@ -56,22 +57,43 @@ class Plan:
     problem: str = ""
 
 
-def needed(dumps):
+def needed(dumps, record=None):
     """Return, by label, the DLEs whose last state needs the tape: pairs of host and disk.
 
     dumps
         What :func:`amanda_catalogue.read` gives; partial ones never count.
+    record
+        The :class:`amanda_verified.Record`; None: nothing was verified.
 
-    If something could not be read for that state, the last one without such a gap counts as well.
+    If that state isn't good, or something could not be read for it, the last one that is good, and
+    the last good one without such a gap, count as well.
     """
-    complete = [dump for dump in dumps if dump.complete]
+    record = record or amanda_verified.Record()
+    good = [dump for dump in dumps if not record.failed(dump)]
+    complete = [dump for dump in good if dump.complete]
     labels = {}
     for host, disk in dict.fromkeys((dump.host, dump.disk) for dump in dumps):
-        chains = (amanda_catalogue.last_chain(each, host, disk) for each in (dumps, complete))
+        chains = (amanda_catalogue.last_chain(each, host, disk) for each in (dumps, good, complete))
         parts = [part for chain in chains for dump in chain for part in dump.parts]
         for label in dict.fromkeys(part.label for part in parts):
             labels.setdefault(label, []).append((host, disk))
     return labels
+
+
+def unsound(places, dles):
+    """Return those of *dles*, pairs of host and disk, whose last state isn't good.
+
+    What builds on it would not be good either: the next dump must be a full one. So it is if the
+    state can't be told.
+    """
+    try:
+        record = amanda_verified.read(places.name)
+        dumps = amanda_catalogue.read(places) if record else []
+    except AmandaError:
+        return list(dles)
+    return [
+        dle for dle in dles if any(map(record.failed, amanda_catalogue.last_chain(dumps, *dle)))
+    ]
 
 
 def plan(tapes, wanted, rules, held=()):
@@ -112,7 +134,8 @@ def look(places, user):
     tapes = amanda_catalogue.read_tapelist(places.tapelist)
     rules, held = _rules(places.name, user), _held(places.name)
     try:
-        return plan(tapes, needed(amanda_catalogue.read(places)), rules, held)
+        wanted = needed(amanda_catalogue.read(places), amanda_verified.read(places.name))
+        return plan(tapes, wanted, rules, held)
     except AmandaError as error:
         # No dump is worth more than those that there may be: what was never written must do.
         blank = [tape.label for tape in tapes if tape.reuse and tape.written == "0"]

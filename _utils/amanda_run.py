@@ -32,6 +32,8 @@ import amanda_retention
 import amanda_settings
 import amanda_tapes
 import amanda_terms
+import amanda_verification
+import amanda_verified
 from amanda_errors import AmandaError, CommandError
 
 _UNCOVERED = ("refused", "claimed", "incomplete", "limit", "config")
@@ -68,6 +70,7 @@ class Run:
         self.report = amanda_results.Report(specification, runs)
         self.timestamp = ""
         self.accept = bool(specification.get("accept"))
+        self.what = specification.get("what") or {}
 
     def dles(self):
         """Return the DLEs that this config dumps, pairs of host and disk."""
@@ -283,13 +286,14 @@ def dump(work):
     amanda_clock.wait(work.places, work.report.progress)
     found = amanda_retention.hold(work.places, work.user)
     terms = amanda_terms.of(work.fleet, work.config.name, work.dumptype)
+    full = amanda_terms.changed(work.config.name, terms)
     result = amanda_backup.dump(
         work.places,
         work.user,
         work.dles(),
         work.report.progress,
         work.others(),
-        amanda_terms.changed(work.config.name, terms),
+        full + amanda_retention.unsound(work.places, terms),
     )
     work.timestamp = result["timestamp"] or ""
     problems = [amanda_retention.shortage(found, work.config, work.user)]
@@ -311,12 +315,14 @@ def mirror(work):
         raise AmandaError("there is no mirror: set mirror in pillar backup")
     amanda_host.check_mirror_user(work.settings.mirror.user, work.platform)
     dumps = amanda_catalogue.read(work.places)
+    record = amanda_verified.read(work.config.name)
     answer = amanda_mirror.mirror(
         work.places,
         work.settings.mirror,
         work.settings.encryption.method,
         run=work.timestamp,
         dumps=dumps,
+        record=record,
         progress=work.report.progress,
         platform=work.platform,
         accept=work.accept,
@@ -357,6 +363,7 @@ def label(work):
 
 
 _CLEANUP = ("cleanup", clean_up, ())
+_VERIFY = ("verify", amanda_verification.new, ("cleanup", "canary"))
 # A tape that is being written, by hand for example, must not be mirrored as if it were whole.
 _MIRROR = ("mirror", mirror, ("cleanup",))
 _DUMP = (
@@ -367,9 +374,14 @@ _DUMP = (
 )
 
 ACTIONS = {
-    "backup_and_mirror": (*_DUMP, _MIRROR),
-    "backup": _DUMP,
+    "backup_and_mirror": (*_DUMP, _VERIFY, _MIRROR),
+    "backup": (*_DUMP, _VERIFY),
     "mirror": (_CLEANUP, _MIRROR),
+    "verify": (
+        _CLEANUP,
+        ("canary", canary, ()),
+        ("verify", amanda_verification.asked, ("cleanup", "canary")),
+    ),
     "check": (("collect", collect, ()), ("canary", canary, ()), ("check", amanda_check.check, ())),
     "label": (("label", label, ()),),
 }

@@ -19,7 +19,7 @@ import amanda_results
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError, ParseError
 
-ACTIONS = ("backup_and_mirror", "backup", "mirror", "check", "label")
+ACTIONS = ("backup_and_mirror", "backup", "mirror", "verify", "check", "label")
 
 STOP_SECONDS = 30
 """How long a run that is stopped has to write its end, before it is killed."""
@@ -64,6 +64,7 @@ def start(
     settings,
     collected=None,
     accept=False,
+    what=None,
     python=None,
     program=amanda_layout.ENGINE,
 ):
@@ -79,6 +80,8 @@ def start(
         What the collection before this run gave (``fresh``, ``findings``), for its result.
     accept
         As for :func:`amanda_mirror.mirror`.
+    what
+        As for :func:`amanda_verification.check`: what to verify.
     python
         The interpreter, with the libraries that the engine needs; default: this one.
     program
@@ -100,6 +103,7 @@ def start(
         "settings": settings.to_dict(),
         "collected": collected or {},
         "accept": accept,
+        "what": what or {},
     }
     # Two callers at a time: the second must not replace the specification that the first's run
     # is about to read.

@@ -59,7 +59,16 @@ class Site:
         self.places.tapelist.write_text("".join(sorted(lines, reverse=True)))
         return slot
 
-    def mirror(self, run="", dumps=(), method="age", accept=False, progress=None, **settings):
+    def mirror(
+        self,
+        run="",
+        dumps=(),
+        method="age",
+        accept=False,
+        progress=None,
+        record=None,
+        **settings,
+    ):
         """Run the mirror."""
         return amanda_mirror.mirror(
             self.places,
@@ -71,6 +80,7 @@ class Site:
             platform=self.platform,
             extras=[self.fleet],
             accept=accept,
+            record=record,
         )
 
     def problems(self, generation=None):

@@ -55,7 +55,8 @@ def test_a_run_dumps_every_client_and_the_catalogue_confirms_it(fleet):
     result = fleet.run("backup")
     assert result["success"], result
     assert result["state"] == "finished"
-    assert [step["step"] for step in result["steps"]] == ["collect", "cleanup", "canary", "dump"]
+    names = [step["step"] for step in result["steps"]]
+    assert names == ["collect", "cleanup", "canary", "dump", "verify"]
     first = dles(result)
     assert set(first) == {("web1", web), ("db1", database)}
     for entry in first.values():
@@ -67,6 +68,38 @@ def test_a_run_dumps_every_client_and_the_catalogue_confirms_it(fleet):
     second = dles(fleet.run("backup"))
     assert {entry["level"] for entry in second.values()} == {1}
     assert {tuple(entry["labels"]) for entry in second.values()} == {("daily-0002",)}
+
+
+def test_a_dump_that_fails_verification_is_told_and_the_next_one_is_a_full_one(fleet):
+    """What is sealed isn't what came: a filter that damages it, which only reading back shows."""
+    good, bad = directory("good"), directory("bad")
+    fleet.client("web1", [good])
+    fleet.client("db1", [bad])
+    first = fleet.run("backup")
+    assert steps(first)["verify"]["good"] == 2
+    directory("bad")
+    program = amanda_layout.CRYPT["age"]
+    whole = shutil.copy2(program, ROOT / "crypt-age")
+    # What is as small as the canary, or an unchanged directory, it seals as it is.
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" != -d ] || exec {whole} -d\ndata=$(mktemp); cat >"$data"\n'
+        '[ "$(stat -c %s "$data")" -lt 99999 ] || printf X |\n'
+        f'dd of="$data" bs=1 seek=77777 conv=notrunc status=none\nexec {whole} <"$data"\n'
+    )
+    try:
+        result = fleet.run("backup")
+    finally:
+        shutil.copy2(whole, program)
+    assert not result["success"]
+    assert steps(result)["dump"]["success"], "Amanda noticed nothing"
+    (failed,) = steps(result)["verify"]["failed"]
+    assert (failed["host"], failed["disk"], failed["level"]) == ("db1", bad, 1)
+    assert failed["labels"] == ["daily-0002"]
+    assert "decrypted it has" in failed["reason"]
+    result = fleet.run("backup")
+    assert result["success"], result
+    assert {disk: entry["level"] for (_, disk), entry in dles(result).items()} == {good: 1, bad: 0}
+    assert steps(result)["verify"]["good"] == steps(result)["verify"]["dumps"] == 2
 
 
 def test_one_client_that_is_down_does_not_cost_the_others_their_dumps(fleet):

@@ -33,7 +33,7 @@ def first(mirrored):
 
 
 def test_each_step_and_each_directory_has_a_result_of_its_own(first):
-    assert list(steps(first)) == ["collect", "cleanup", "canary", "dump", "mirror"]
+    assert list(steps(first)) == ["collect", "cleanup", "canary", "dump", "verify", "mirror"]
     for step in first["steps"]:
         assert step["success"] is True and step["message"] and step["seconds"] >= 0
     assert set(dles(first)) >= DLES
@@ -99,7 +99,7 @@ def test_a_backup_alone_leaves_the_mirror_alone_and_the_mirror_alone_brings_it_u
     listing = ["find", MIRROR, "-printf", "%p %s %T@\\n"]
     before = mirrored.run(SERVER, listing).stdout
     alone = good(backups.run(mirrored, "backup"))
-    assert list(steps(alone)) == ["collect", "cleanup", "canary", "dump"]
+    assert list(steps(alone)) == ["collect", "cleanup", "canary", "dump", "verify"]
     assert mirrored.run(SERVER, listing).stdout == before
     brought = good(backups.run(mirrored, "mirror"))
     assert list(steps(brought)) == ["cleanup", "mirror"]
@@ -267,7 +267,7 @@ def test_a_run_goes_on_when_the_salt_command_is_interrupted(mirrored, first):
         assert backups.is_running(mirrored)
     result = backups.newest_result(mirrored)
     assert result["state"] == "finished"
-    assert list(steps(good(result))) == ["collect", "cleanup", "canary", "dump", "mirror"]
+    assert list(steps(good(result))) == ["collect", "cleanup", "canary", "dump", "verify", "mirror"]
 
 
 def test_a_second_run_is_refused_and_told_which_is_going_on(mirrored, first):

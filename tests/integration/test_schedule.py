@@ -108,7 +108,7 @@ def test_a_time_that_passed_while_the_minion_was_down_is_made_up_for_at_its_star
     assert backups.newest_result(daily)["reported"]
     assert daily.salt(SERVER, "amanda.run_due")[SERVER] == {}
     assert len(backups.results(daily)) == len(before) + 1
-    assert list(steps(result)) == ["collect", "cleanup", "canary", "dump"]
+    assert list(steps(result)) == ["collect", "cleanup", "canary", "dump", "verify"]
     assert served(daily) == was
 
 

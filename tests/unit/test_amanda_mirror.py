@@ -517,6 +517,28 @@ def test_a_part_is_read_from_the_mirror_by_label_time_and_number(site):
             amanda_generations.open_tape_file(site.settings, "daily", other)
 
 
+def test_a_file_that_changed_since_it_was_verified_is_copied_told_and_known_as_damaged(site):
+    key, name = ("daily-0001", "20250101010000"), "00001.web1._etc.0"
+    record = Record({key: {name: (5000, "0" * 64)}})
+    answer = site.mirror(record=record)
+    assert answer["differing"] == ["daily-0001"]
+    assert repr(name) in answer["warnings"][0]
+    manifest = amanda_generations.load(site.settings, "daily")
+    (copy,) = [copy for copy in manifest.tapes if copy.key == key]
+    assert {file.name: file.sha256 for file in copy.files}[name] == "0" * 64
+    (problem,) = site.problems()
+    assert f"{name}' has changed" in problem
+    assert site.mirror(record=record)["differing"] == []
+
+
+def test_a_copy_that_is_not_what_was_verified_later_is_told(site):
+    assert site.mirror()["differing"] == []
+    files = {"00001.web1._etc.0": (5000, "0" * 64)}
+    answer = site.mirror(record=Record({("daily-0001", "20250101010000"): files}))
+    assert answer["differing"] == ["daily-0001"]
+    assert answer["pruned"]["paused"]
+
+
 def test_a_generation_of_before_there_was_a_sheet_can_be_read_and_is_whole(site):
     generation = site.mirror()["generation"]
     directory = site.top / "generations" / generation

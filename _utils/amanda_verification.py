@@ -1,0 +1,220 @@
+"""The steps of a run that verify: what is new on tape, or what an administrator asks for."""
+
+import amanda_catalogue
+import amanda_generations
+import amanda_layout
+import amanda_manifest
+import amanda_sources
+import amanda_verified
+import amanda_verify
+from amanda_errors import AmandaError, ArgumentError
+
+ASKED = ("run", "tape", "generation", "source")
+"""What may be asked for, one of them at a time; nothing is all that is on tape."""
+
+_SHOWN = 10  # of what there is, if what was asked for is not
+
+
+def check(asked):
+    """Return what is *asked* for, without what is None, in one form.
+
+    Raises :class:`~amanda_errors.ArgumentError` if that can't be.
+    """
+    what = {name: str(value) for name, value in asked.items() if value is not None}
+    if what.get("source", "mirror") not in amanda_sources.SOURCES:
+        raise ArgumentError(
+            f"{what['source']!r} is no source: choose one of {', '.join(amanda_sources.SOURCES)}"
+        )
+    if what.get("source") == "mirror" and "generation" in what:
+        what.pop("source")
+    if what.get("source") == "tapes":
+        what.pop("source")
+        if "generation" in what:
+            raise ArgumentError("a generation is one of the mirror: leave out source=tapes")
+    if len(what) > 1:
+        raise ArgumentError(f"{' and '.join(what)} can't be verified together: ask for one")
+    if "run" in what and not amanda_manifest.WRITTEN.fullmatch(what["run"]):
+        what["run"] = amanda_sources.timestamp(what["run"])
+    return what
+
+
+def new(work):
+    """Verify what never was, and what was bad then and has no good successor."""
+    everything = _Everything(work)
+    dumps = [dump for dump in everything.dumps if everything.due(dump)]
+    return everything.verify(dumps, everything.tapes, again=False)
+
+
+def asked(work):
+    """Verify what the run's specification asks for."""
+    what = check(work.what)
+    if "generation" in what or "source" in what:
+        return _generation(work, what.get("generation"))
+    everything = _Everything(work)
+    dumps, tapes = everything.dumps, everything.tapes
+    if "run" in what:
+        run = what["run"]
+        tapes = [tape for tape in tapes if tape[1] == run]
+        dumps = [d for d in dumps if d.timestamp == run or any(p.written == run for p in d.parts)]
+        there = sorted({d.timestamp for d in everything.dumps} | {t[1] for t in everything.tapes})
+        _must_be(tapes or dumps, "dump or tape of a run at", run, [t for t in there if t != "0"])
+    if "tape" in what:
+        label = what["tape"]
+        tapes = [tape for tape in tapes if tape[0] == label]
+        dumps = [d for d in dumps if any(p.label == label for p in d.parts)]
+        _must_be(tapes, "tape", label, [tape[0] for tape in everything.tapes])
+    return everything.verify(dumps, tapes)
+
+
+def _must_be(found, kind, name, there):
+    if not found:
+        last = ", ".join(there[-_SHOWN:]) or "none"
+        more = f"the last {_SHOWN} of {len(there)} are " if len(there) > _SHOWN else "there is "
+        raise ArgumentError(f"there is no {kind} {name!r} in this config; {more}{last}")
+
+
+class _Everything:
+    """All that one config has on tape, and what is known of it."""
+
+    def __init__(self, work):
+        self.work = work
+        self.dumps = [d for d in amanda_catalogue.read(work.places) if d.status == "OK"]
+        tapelist = amanda_catalogue.read_tapelist(work.places.tapelist)
+        self.tapes = sorted((tape.label, tape.written) for tape in tapelist)
+        self.record = amanda_verified.read(work.places.name)
+
+    def due(self, dump):
+        """Whether a dump is to be verified though nobody asks for it.
+
+        A bad one is tried again, as long as there is no newer full dump, good or not yet verified.
+        """
+        if self.record.verdict(dump) is None:
+            return True
+        return self.record.failed(dump) and not any(
+            (other.host, other.disk, other.level) == (dump.host, dump.disk, 0)
+            and other.timestamp > dump.timestamp
+            and not self.record.failed(other)
+            for other in self.dumps
+        )
+
+    def verify(self, dumps, tapes, again=True):
+        """Verify, store the record, and return the step's result."""
+        known = frozenset(label for label, _ in self.tapes)
+        others = () if again else tuple(self.dumps)
+        scope = amanda_verify.Scope(tuple(dumps), tuple(tapes), known, others, again)
+        work = self.work
+        result = amanda_verify.verify(
+            work.places, work.user, scope, self.record, work.report.progress, self._remedy
+        )
+        self.record.prune(self.tapes)
+        amanda_verified.write(work.places.name, self.record)
+        return _told(result)
+
+    def _remedy(self, label, written):
+        """Return what to do about a tape that isn't what it should be."""
+        name, mirror = self.work.places.name, self.work.settings.mirror
+        copy = ""
+        if mirror and written != "0":
+            where = amanda_generations.tape_directory(mirror, name, label, written)
+            copy = f"Bring it back from the mirror's copy, if there is one, {where}; or g"
+        return (
+            f"{copy or 'G'}ive the tape up with 'runuser -u {self.work.user} -- amrmtape --cleanup "
+            f"--erase {name} {label}'"
+        )
+
+
+_NEXT = "The next dump of each such directory is a full one, and its last good state stays on tape"
+
+
+def _told(result, remedy=_NEXT):
+    """Return the step's result with ``success`` and ``message``.
+
+    remedy
+        What becomes of dumps that aren't good, in words.
+    """
+    failed, problems = result["failed"], result["problems"]
+    parts = [f"{result['good']} of {result['dumps']} dumps are good, {result['files']} files read"]
+    if failed:
+        first = failed[0]
+        what = f"{first['host']} {first['disk']} of {first['timestamp']}: {first['reason']}"
+        rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        parts += [f"{what}{rest}", remedy]
+    if problems:
+        rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        parts.append(f"{problems[0]}{rest}")
+    if result["unopened"]:
+        parts.append(
+            f"{result['unopened']} dumps could not be opened, since this server holds no identity "
+            f"({amanda_layout.AGE_IDENTITY}): they are as they were written, but whether they can "
+            "be decrypted and hold what the index says was not tried"
+        )
+    return {"success": not (failed or problems), "message": ". ".join(parts), **result}
+
+
+def _generation(work, name):
+    """Verify one generation of the mirror: every byte, and every dump that it holds."""
+    mirror, config = work.settings.mirror, work.places.name
+    if mirror is None:
+        raise ArgumentError("there is no mirror: set mirror in pillar backup")
+    told = {"dumps": 0, "of": 0, "bytes": 0}
+
+    def report(count, done=0):
+        told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)
+        work.report.progress(dict(told))
+
+    found = amanda_generations.check_generation(mirror, config, name, True, report)
+    manifest = amanda_generations.load(mirror, config, found["generation"])
+    problems = found["problems"] + _contradictions(mirror, manifest)
+    readings = {}
+    try:
+        with _catalogue(work, manifest) as catalogue:
+            dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
+            told["of"] = len(dumps)
+            for dump in dumps:
+                where = (catalogue.source, catalogue.index, catalogue.user)
+                readings[dump] = amanda_verify.read_back(dump, *where)
+                report(dump.size, 1)
+    except AmandaError as error:  # which must not hide what is wrong with the files
+        problems.append(f"what it holds could not be read back: {error}")
+    failed = [
+        amanda_verify.entry(dump, reading.problem)
+        for dump, reading in readings.items()
+        if reading.problem
+    ]
+    result = {
+        "generation": manifest.generation,
+        "dumps": len(readings),
+        "good": len(readings) - len(failed),
+        "unopened": sum(not reading.opened for reading in readings.values()),
+        "failed": failed,
+        "tapes": len(manifest.tapes),
+        "files": found["files"],
+        "bytes": told["bytes"],
+        "problems": problems,
+    }
+    return _told(result, f"What is still whole on tape is copied again once {_REMOVE}")
+
+
+_REMOVE = "the damaged directory is removed from the mirror, by the next amanda.mirror"
+
+
+def _catalogue(work, manifest):
+    return amanda_sources.catalogue(
+        work.settings, work.places.name, "mirror", work.user, manifest.generation
+    )
+
+
+def _contradictions(mirror, manifest):
+    """Return which files the manifest knows with another hash than they were verified with."""
+    record = amanda_verified.read(manifest.config).hashes()
+    problems = []
+    for copy in manifest.tapes:
+        known = record.get(copy.key, {})
+        where = amanda_generations.tape_directory(mirror, manifest.config, *copy.key)
+        problems += [
+            f"{str(where / file.name)!r} isn't what was verified on tape {copy.label}: its SHA-256 "
+            "is another"
+            for file in copy.files
+            if known.get(file.name, file.sha256) != file.sha256
+        ]
+    return problems

@@ -1,0 +1,537 @@
+"""Verification of real tapes and a real mirror: whatever is damaged is found and named.
+
+Needs root on a host with Amanda's server and client, age, zstd and faketime, and an address beside
+127.0.0.1, without which Amanda doesn't know "localhost".
+"""
+
+import contextlib
+import gzip
+import os
+import random
+import shutil
+import subprocess
+import time
+import types
+from pathlib import Path
+
+import amanda_catalogue
+import amanda_dump
+import amanda_encryption
+import amanda_generations
+import amanda_index
+import amanda_layout
+import amanda_mirror
+import amanda_platform
+import amanda_settings
+import amanda_verification
+import amanda_verified
+import pytest
+from amanda_errors import AmandaError, ArgumentError
+
+from tests.functional.local_amanda import USER, LocalAmanda
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+FILTERS = Path(__file__).parents[2] / "salt" / "backup" / "files"
+SOURCE = Path("/var/tmp/verify-source")
+MIRROR_USER = "verify-mirror"
+KINDS = {"sealed": 400_000, "gzip": 400_000, "plain": 20_000}
+"""Dumptypes, and how many bytes each directory gets: the last makes a dump of one part."""
+
+HEADER = 32768
+
+
+class Site:
+    """An Amanda with a full run and an increment on tape, a blank tape, and a mirror of them."""
+
+    def __init__(self):
+        self.amanda = LocalAmanda(
+            "verify",
+            [(f"{SOURCE}/{kind}", kind) for kind in KINDS],
+            options="reserve 0",
+            length="1 mbytes",
+            part_size="300 kbytes",
+            runtapes=3,
+            slots=8,
+            tapecycle=7,
+            retention=6,
+        )
+        self.places = self.amanda.places
+        write("first")
+        assert self.amanda.dump() == 0
+        write("second")
+        assert self.amanda.dump("+1d") == 0
+        self.leave_half_a_dump()
+        command = ("amlabel", "verify", "verify-0008", "slot", "8")
+        assert self.amanda.command(*command).returncode == 0
+        self.top = self.amanda.root / "mirror"
+        self.top.mkdir()
+        shutil.chown(self.top, MIRROR_USER)
+        self.mirror = amanda_settings.Mirror(MIRROR_USER, str(self.top), 30)
+        self.progress = []
+        assert self.verify()["success"]
+        self.bring_up_mirror()
+        self.dumps = amanda_catalogue.read(self.places)
+        self.record = amanda_verified.path("verify").read_bytes()
+
+    def leave_half_a_dump(self):
+        """Have a dump end with its tape: parts stay that nobody needs."""
+        self.amanda.configure("reserve 0", runtapes=1)
+        (SOURCE / "gzip" / "much").write_bytes(os.urandom(1_500_000))
+        assert self.amanda.dump("+2d")
+        (SOURCE / "gzip" / "much").unlink()
+
+    def bring_up_mirror(self, **options):
+        """Make a generation."""
+        record = amanda_verified.read("verify")
+        fulls = amanda_mirror.last_fulls(amanda_catalogue.read(self.places), record)
+        return amanda_mirror.mirror(
+            self.places, self.mirror, "age", fulls=fulls, hashes=record.hashes(), **options
+        )
+
+    def work(self, what=None):
+        """Return what a step is given."""
+        return types.SimpleNamespace(
+            places=self.places,
+            user=USER,
+            settings=types.SimpleNamespace(mirror=self.mirror),
+            report=types.SimpleNamespace(progress=self.progress.append),
+            what=what or {},
+        )
+
+    def verify(self, **what):
+        """Verify what is asked for."""
+        return amanda_verification.asked(self.work(what))
+
+    def new(self):
+        """Verify as a run does after its dumps."""
+        return amanda_verification.new(self.work())
+
+    def dump(self, kind, level=0):
+        """Return one of the dumps."""
+        return next(d for d in self.dumps if (d.disk, d.level) == (f"{SOURCE}/{kind}", level))
+
+    def files(self):
+        """Return every file on tape."""
+        return sorted(self.places.tapes.glob("slot*/0*"))
+
+    def half(self):
+        """Return a file on tape that no whole dump needs."""
+        needed = {
+            self.path(part) for dump in self.dumps if dump.status == "OK" for part in dump.parts
+        }
+        return next(
+            path for path in self.files() if path.name[:6] != "00000." and path not in needed
+        )
+
+    def path(self, part):
+        """Return the tape file of a part."""
+        return amanda_dump.TapeSource(self.places.tapes).path(part)
+
+    def forget(self):
+        """Let nothing have been verified yet."""
+        amanda_verified.path("verify").unlink()
+
+
+def write(word):
+    """Put new files into each directory."""
+    for kind, size in KINDS.items():
+        path = SOURCE / kind / "d"
+        path.mkdir(parents=True, exist_ok=True)
+        (path / word).write_bytes(os.urandom(size))
+        (path / f"{word}\n ä").write_text(word)
+
+
+@pytest.fixture(scope="module")
+def made():
+    amanda_layout.PROGRAMS.mkdir(parents=True, exist_ok=True)
+    amanda_layout.STATE.mkdir(parents=True, exist_ok=True)
+    for program in (amanda_layout.CRYPT["age"], amanda_layout.COMPRESS):
+        shutil.copy(FILTERS / program.name, program)
+        program.chmod(0o755)
+    amanda_encryption.ensure(amanda_settings.Encryption("age", ()), amanda_platform.detect())
+    subprocess.run(["useradd", "--no-create-home", MIRROR_USER], check=True)
+    site = Site()
+    yield site
+    site.amanda.remove()
+    shutil.rmtree(SOURCE)
+    shutil.rmtree(amanda_layout.VERIFIED)
+    subprocess.run(["userdel", MIRROR_USER], check=True)
+
+
+@pytest.fixture
+def site(made):
+    made.progress.clear()
+    yield made
+    amanda_verified.path("verify").write_bytes(made.record)
+
+
+@contextlib.contextmanager
+def changed(path):
+    """Let *path* be changed or removed in this block; afterwards it is as it was."""
+    kept = path.parent.parent / "kept"
+    shutil.copy2(path, kept)
+    status = path.stat()
+    os.chown(kept, status.st_uid, status.st_gid)
+    try:
+        yield
+    finally:
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        kept.replace(path)
+
+
+@contextlib.contextmanager
+def flipped(path, bit):
+    """Let one bit of a file be another for this block."""
+
+    def flip():
+        with path.open("r+b") as file:
+            file.seek(bit // 8)
+            byte = file.read(1)[0]
+            file.seek(bit // 8)
+            file.write(bytes([byte ^ 1 << bit % 8]))
+
+    flip()
+    try:
+        yield
+    finally:
+        flip()
+
+
+def told(result):
+    """Return all that a result says is wrong."""
+    reasons = [entry["reason"] for entry in result["failed"]]
+    return "\n".join([*result["problems"], *reasons])
+
+
+def test_what_is_whole_is_good_and_every_file_on_tape_is_hashed(site):
+    site.forget()
+    result = site.verify()
+    assert result["success"], result
+    whole = [dump for dump in site.dumps if dump.status == "OK"]
+    assert result["dumps"] == result["good"] == len(whole) >= 6
+    assert result["failed"] == result["problems"] == []
+    files = site.files()
+    needed = {site.path(part) for dump in whole for part in dump.parts}
+    assert len([path for path in files if path.name[:6] != "00000."]) > len(needed)
+    assert result["files"] == len(files)
+    hashes = amanda_verified.read("verify").hashes()
+    names = [path.name for path in files if path.name != "00000.verify-0008"]
+    assert sorted(name for tape in hashes.values() for name in tape) == sorted(names)
+    assert site.progress[-1]["dumps"] == len(whole)
+    assert site.progress[-1]["bytes"] > 1_000_000
+    assert oct(amanda_verified.path("verify").stat().st_mode)[-3:] == "600"
+
+
+def data(path):
+    """Return a bit in the middle of a tape file's data."""
+    return 8 * ((HEADER + path.stat().st_size) // 2)
+
+
+PLACES = {
+    "its data": data,
+    "its header's padding": lambda path: 8 * (HEADER - 5),
+    "its header's first line": lambda path: 8 * 30,
+    "its header's text": lambda path: 8 * 400,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_flipped_bit_in_a_dump_is_found_and_named(site, place, verified):
+    if not verified:
+        site.forget()
+    dump = site.dump("sealed")
+    path = site.path(dump.parts[-1])
+    with flipped(path, PLACES[place](path)):
+        result = site.verify()
+        assert not result["success"]
+        (failed,) = result["failed"]
+        assert (failed["host"], failed["disk"]) == ("localhost", f"{SOURCE}/sealed")
+        assert (failed["timestamp"], failed["level"]) == (dump.timestamp, 0)
+        assert dump.parts[-1].label in failed["labels"]
+        assert dump.parts[-1].label in failed["reason"]
+        if verified:
+            assert str(path) in told(result)
+            assert "verify/tapes/" + "/".join(amanda_verified.place(dump)[-1]) in told(result)
+        assert amanda_verified.read("verify").failed(dump)
+    again = site.verify()
+    assert again["success"], again
+    assert amanda_verified.read("verify").good(dump)
+
+
+def test_before_it_was_verified_only_text_that_nothing_reads_can_change_unseen(site):
+    """Of a header without a second part to compare with, that is what tells people, and Amanda."""
+    (part,) = site.dump("plain").parts
+    path = site.path(part)
+    text = path.read_bytes()[:HEADER].rstrip(b"\0")
+    free = range(text.index(b"APPLICATION="), len(text))
+    unseen = []
+    for at in range(0, len(text), 29):
+        site.forget()
+        with flipped(path, 8 * at):
+            if site.verify(tape=part.label)["success"]:
+                unseen.append(at)
+    assert unseen
+    assert set(unseen) <= set(free)
+
+
+DAMAGES = {
+    "cut short": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "empty": lambda path: os.truncate(path, 0),
+    "missing": Path.unlink,
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a link": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+}
+CASES = [
+    (what, damage, verified)
+    for what in ("a dump", "a label", "half a dump")
+    for damage in DAMAGES
+    for verified in (False, True)
+    if verified or what != "half a dump"  # before that nobody knows what it was
+]
+
+
+@pytest.mark.parametrize(("what", "damage", "verified"), CASES)
+def test_a_file_that_is_no_longer_there_as_it_was_is_found_and_named(site, what, damage, verified):
+    part = site.dump("sealed").parts[0]
+    path = {
+        "a dump": site.path(part),
+        "a label": site.path(part).with_name(f"00000.{part.label}"),
+        "half a dump": site.half(),
+    }[what]
+    label = next(path.parent.glob("00000.*")).name[6:]
+    for find in (site.verify, site.new):
+        if not verified:
+            site.forget()
+        with changed(path):
+            DAMAGES[damage](path)
+            result = find()
+        assert not result["success"]
+        assert f"tape {label}" in told(result)
+        if (what, damage) != ("a label", "missing"):
+            assert path.name in told(result) or f"file {part.file}" in told(result)
+        bad = {(entry["disk"], entry["timestamp"]) for entry in result["failed"]}
+        lost = (f"{SOURCE}/sealed", site.dump("sealed").timestamp)
+        assert (lost in bad) == (what != "half a dump")
+        assert site.verify()["success"]
+
+
+def test_what_does_not_belong_on_a_tape_is_found_and_named(site):
+    slot = site.path(site.dump("sealed").parts[0]).parent
+    blank = site.places.tapes / "slot8"
+    other = site.places.tapes / "slot7"
+    names = {
+        slot / "notes.txt": "doesn't belong there",
+        slot / "00042.localhost.x.0": "doesn't belong there",
+        slot / "00001.localhost.x.0": "is there twice",
+        blank / "00001.localhost.x.0": "doesn't belong there",
+        other / "00001.localhost.x.0": "holds no tape",
+    }
+    for path, words in names.items():
+        path.write_text("x")
+        result = site.verify()
+        path.unlink()
+        assert not result["success"]
+        assert words in told(result)
+        assert str(path.parent) in told(result)
+
+
+def test_a_tape_that_is_missing_or_there_twice_costs_its_dumps_their_good_name(site):
+    dump = site.dump("sealed")
+    slot = site.path(dump.parts[0]).parent
+    away = site.amanda.root / "away"
+    for change, back in [
+        (lambda: slot.rename(away), lambda: away.rename(slot)),
+        (
+            lambda: shutil.copytree(slot, slot.with_name("slot77")),
+            lambda: shutil.rmtree(slot.with_name("slot77")),
+        ),
+    ]:
+        change()
+        for result in (site.verify(), site.new()):
+            assert f"tape {dump.parts[0].label}: '{site.places.tapes}' must have it" in told(result)
+            assert amanda_verified.read("verify").failed(dump)
+        back()
+        assert site.new()["success"]
+
+
+def test_without_any_tape_nothing_is_said_of_the_dumps(site):
+    tapes, away = site.places.tapes, site.places.tapes.with_name("away")
+    tapes.rename(away)
+    tapes.mkdir()
+    try:
+        with pytest.raises(AmandaError, match="Is its disk mounted"):
+            site.verify()
+    finally:
+        tapes.rmdir()
+        away.rename(tapes)
+    assert amanda_verified.path("verify").read_bytes() == site.record
+
+
+def test_an_index_that_is_missing_or_differs_is_a_fault_of_the_dump(site):
+    path = amanda_index.path(site.places.index, site.dump("gzip"))
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    for content, words in [
+        (None, "has no index"),
+        (gzip.compress(b"".join(lines[:-1])), "1 names in the archive are not in the index: /d/"),
+        (gzip.compress(b"".join([*lines, b"/d/zz\\tz\n"])), "not in the archive: /d/zz\\tz"),
+        (path.read_bytes()[:-9], "is damaged"),
+    ]:
+        with changed(path):
+            path.unlink() if content is None else path.write_bytes(content)
+            result = site.verify()
+        ((disk, reason),) = [(entry["disk"], entry["reason"]) for entry in result["failed"]]
+        assert disk == f"{SOURCE}/gzip"
+        assert words in reason
+    with changed(path):  # another order, or locale, is no fault
+        path.write_bytes(
+            gzip.compress(b"".join(reversed(lines)).replace(b"\\303\\244", "ä".encode()))
+        )
+        assert site.verify()["success"]
+
+
+def test_a_run_verifies_what_is_new_and_what_was_bad_as_long_as_no_better_full_is_there(site):
+    assert site.new()["dumps"] == 0
+    dump = site.dump("sealed")
+    path = site.path(dump.parts[0])
+    with flipped(path, data(path)):
+        assert site.new()["dumps"] == 0  # a run trusts the hash of what it has verified
+        assert [entry["level"] for entry in site.verify(tape=dump.parts[0].label)["failed"]] == [0]
+        again = site.new()
+        assert (again["dumps"], again["good"]) == (1, 0)
+    assert site.new()["good"] == 1
+    assert site.new()["dumps"] == 0
+
+
+def test_one_run_or_tape_is_verified_alone_and_what_is_not_there_is_named(site):
+    first, second = sorted({dump.timestamp for dump in site.dumps})[:2]
+    result = site.verify(run=second)
+    assert result["success"]
+    assert result["dumps"] == len([dump for dump in site.dumps if dump.timestamp == second])
+    iso = f"{first[:4]}-{first[4:6]}-{first[6:8]}T{first[8:10]}:{first[10:12]}:{first[12:]}"
+    assert site.verify(run=iso)["tapes"] == len(
+        {part.label for dump in site.dumps for part in dump.parts if part.written == first}
+    )
+    assert site.verify(tape="verify-0008")["dumps"] == 0
+    with pytest.raises(ArgumentError, match=f"20200101000000.*{first}"):
+        site.verify(run="20200101000000")
+    with pytest.raises(ArgumentError, match="verify-0099.*verify-0001"):
+        site.verify(tape="verify-0099")
+    with pytest.raises(ArgumentError, match="no generation 20200101T000000Z.*it has 2"):
+        site.verify(generation="20200101T000000Z")
+
+
+def test_a_generation_is_read_back_from_the_mirror(site):
+    result = site.verify(source="mirror")
+    assert result["success"], result
+    assert result["dumps"] == result["good"] >= 6
+    assert site.verify(generation=result["generation"])["success"]
+    part = site.dump("sealed").parts[1]
+    (copy,) = (site.top / "verify/tapes" / part.label / part.written).glob(f"{part.file:05d}.*")
+    with flipped(copy, data(copy)):
+        result = site.verify(source="mirror")
+    assert not result["success"]
+    assert str(copy) in told(result)
+    assert [entry["disk"] for entry in result["failed"]] == [f"{SOURCE}/sealed"]
+    with changed(copy):
+        copy.unlink()
+        assert f"'{copy}' is missing" in told(site.verify(source="mirror"))
+
+
+def test_a_generation_must_agree_with_what_was_verified_on_tape(site):
+    record = amanda_verified.read("verify")
+    key, files = next(iter(record.tapes.items()))
+    name = next(iter(files))
+    files[name] = (files[name][0], "0" * 64)
+    amanda_verified.write("verify", record)
+    result = site.verify(source="mirror")
+    assert f"{'/'.join(key)}/{name}' isn't what was verified on tape {key[0]}" in told(result)
+
+
+def test_the_mirror_tells_of_a_tape_that_has_changed_since_it_was_verified(site):
+    part = site.dump("sealed").parts[0]
+    path = site.path(part)
+    copied = site.top / "verify/tapes" / part.label / part.written
+    copied.rename(site.amanda.root / "kept")
+    with flipped(path, data(path)):
+        answer = site.bring_up_mirror()
+    assert answer["differing"] == [part.label]
+    assert f"{path.name}'. It was copied as it is" in answer["warnings"][0]
+    problems = site.verify(source="mirror")["problems"]
+    assert problems == [f"{str(copied / path.name)!r} has changed: its SHA-256 is another"]
+    shutil.rmtree(copied)
+    assert site.bring_up_mirror()["differing"] == []
+    assert site.verify(source="mirror")["success"]
+    shutil.rmtree(site.amanda.root / "kept")
+
+
+def test_without_an_identity_what_is_on_tape_is_compared_and_said_not_to_be_opened(site):
+    site.forget()
+    sealed = [dump for dump in site.dumps if (dump.disk, dump.status) == (f"{SOURCE}/sealed", "OK")]
+    path = site.path(sealed[0].parts[0])
+    kept = amanda_layout.AGE_IDENTITY.with_name("kept")
+    amanda_layout.AGE_IDENTITY.rename(kept)
+    try:
+        result = site.verify()
+        assert result["success"]
+        assert result["unopened"] == len(sealed)
+        assert "could not be opened, since this server holds no identity" in result["message"]
+        verdict = amanda_verified.read("verify").verdict(sealed[0])
+        assert (verdict.good, verdict.opened) == (True, False)
+        site.forget()
+        with flipped(path, data(path)):
+            assert "on tape it has" in told(site.verify())
+        generation = site.verify(source="mirror")
+        assert "could not be read back" in told(generation)
+    finally:
+        kept.rename(amanda_layout.AGE_IDENTITY)
+    assert site.verify()["unopened"] == 0
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+def test_every_flipped_bit_of_tapes_and_generations_is_found_and_named(site, count):
+    """Uniform over all bits of all files of both; just the tape or generation is verified."""
+    seed = random.randrange(1 << 32)
+    draw = random.Random(seed)
+    mirror = [path for path in sorted(site.top.rglob("*")) if path.is_file()]
+    files = [*site.files(), *mirror]
+    sizes = [path.stat().st_size for path in files]
+    spent = {True: [], False: []}
+    for path in draw.choices(files, sizes, k=count):
+        bit = draw.randrange(8 * path.stat().st_size)
+        began = time.monotonic()
+        with flipped(path, bit):
+            text = found(site, path, mirror, whole=count > 100)
+        spent[path in mirror].append(time.monotonic() - began)
+        assert named(path, text), f"seed {seed}: bit {bit} of {path}: {text}"
+    for where, seconds in (("mirror", spent[True]), ("tapes", spent[False])):
+        print(f"{where}: {len(seconds)} flips, {sum(seconds) / len(seconds):.3f} s each")
+    assert spent[True]
+    assert spent[False]
+    assert site.verify()["success"]
+    assert site.verify(source="mirror")["success"]
+
+
+def found(site, path, mirror, whole):
+    """Verify the tape, or the generation, that has *path*; return what that tells.
+
+    whole
+        Whether dumps of a generation are read back too, after its bytes were found to be others.
+    """
+    if path not in mirror:
+        return told(site.verify(tape=next(path.parent.glob("00000.*")).name[6:]))
+    try:
+        if whole:
+            return told(site.verify(source="mirror"))
+        checked = amanda_generations.check_generation(site.mirror, "verify", hashes=True)
+        return "\n".join(checked["problems"])
+    except AmandaError as error:
+        return str(error)
+
+
+def named(path, text):
+    """Whether *path* is named; of a manifest and its own hash nobody can tell which was changed."""
+    if path.name.startswith("manifest."):
+        return f"generation {path.parent.name} of verify" in text and path.name in text
+    return str(path) in text
