@@ -35,9 +35,9 @@ def until(condition, what: str, seconds: float = 60):
 # --- runs ---
 
 
-def run(bed: Bed, action: str = "backup_and_mirror") -> dict:
+def run(bed: Bed, action: str = "backup_and_mirror", *arguments: str) -> dict:
     """Do it and return its result, be it a failure."""
-    result = bed.salt(SERVER, f"amanda.{action}", check=False)[SERVER]
+    result = bed.salt(SERVER, f"amanda.{action}", *arguments, check=False)[SERVER]
     assert isinstance(result, dict), result
     return result
 

@@ -107,6 +107,29 @@ def test_a_backup_alone_leaves_the_mirror_alone_and_the_mirror_alone_brings_it_u
     assert labels and set(steps(brought)["mirror"]["copied_tapes"]) == labels
 
 
+def test_what_was_verified_is_verified_again_on_tape_and_in_the_mirror_and_a_change_is_named(
+    mirrored, first
+):
+    new = steps(first)["verify"]
+    assert new["dumps"] == new["good"] == len(dles(first))
+    (label,) = {label for entry in dles(first).values() for label in entry["labels"]}
+    tape = good(backups.run(mirrored, "verify", f"tape={label}"))
+    assert steps(tape)["verify"]["good"] == len(dles(first))
+    generation = good(backups.run(mirrored, "verify", "source=mirror"))
+    assert steps(generation)["verify"]["good"] >= len(dles(first))
+    path = mirrored.run(SERVER, ["find", "/var/lib/amanda/vtapes", "-name", "00001.*"]).stdout
+    path = path.decode().splitlines()[0]
+    mirrored.run(SERVER, ["cp", "-p", path, "/root/kept"])
+    change = ["dd", f"of={path}", "bs=1", "seek=32000", "conv=notrunc", "status=none"]
+    mirrored.run(SERVER, change, input=b"x")
+    result = backups.run(mirrored, "verify")
+    mirrored.run(SERVER, ["mv", "/root/kept", path])
+    assert result["success"] is False
+    assert path in steps(result)["verify"]["problems"][0]
+    assert len(steps(result)["verify"]["failed"]) == 1
+    good(backups.run(mirrored, "verify"))
+
+
 def test_a_check_of_a_good_fleet_finds_nothing(mirrored, first):
     result = good(backups.run(mirrored, "check"))
     assert [client["host"] for client in steps(result)["check"]["clients"]] == sorted(
