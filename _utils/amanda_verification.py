@@ -9,14 +9,25 @@ import amanda_verified
 import amanda_verify
 from amanda_errors import AmandaError, ArgumentError
 
-ASKED = ("run", "tape", "generation", "source")
-"""What may be asked for, one of them at a time; nothing is all that is on tape."""
-
+_NEXT = "The next dump of each such directory is a full one, and its last good state stays on tape"
+_AGAIN = (
+    "What is still whole on tape can be mirrored again: remove the directory of its damaged copy, "
+    "or of the damaged generation, and call amanda.mirror"
+)
+_NO_IDENTITY = (
+    f", since this server holds no identity ({amanda_layout.AGE_IDENTITY}): what there is was "
+    "compared as it is, but whether it can be decrypted, and holds what the index says, was not "
+    "tried"
+)
 _SHOWN = 10  # of what there is, if what was asked for is not
 
 
 def check(asked):
     """Return what is *asked* for, without what is None, in one form.
+
+    asked
+        At most one of ``run``, ``tape``, ``generation`` and ``source``; with none of them, or
+        ``source`` "tapes", it is all that is on tape.
 
     Raises :class:`~amanda_errors.ArgumentError` if that can't be.
     """
@@ -108,7 +119,10 @@ class _Everything:
         )
         self.record.prune(self.tapes)
         amanda_verified.write(work.places.name, self.record)
-        return _told(result)
+        notes = [_NEXT] if result["failed"] else []
+        if result["unopened"]:
+            notes.append(f"{result['unopened']} dumps could not be opened{_NO_IDENTITY}")
+        return _told(result, notes)
 
     def _remedy(self, label, written):
         """Return what to do about a tape that isn't what it should be."""
@@ -123,32 +137,22 @@ class _Everything:
         )
 
 
-_NEXT = "The next dump of each such directory is a full one, and its last good state stays on tape"
-
-
-def _told(result, remedy=_NEXT):
-    """Return the step's result with ``success`` and ``message``.
-
-    remedy
-        What becomes of dumps that aren't good, in words.
-    """
+def _told(result, notes):
+    """Return the step's result with ``success`` and ``message``, which ends with *notes*."""
     failed, problems = result["failed"], result["problems"]
     parts = [f"{result['good']} of {result['dumps']} dumps are good, {result['files']} files read"]
     if failed:
         first = failed[0]
         what = f"{first['host']} {first['disk']} of {first['timestamp']}: {first['reason']}"
-        rest = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        parts += [f"{what}{rest}", remedy]
+        parts.append(f"{what}{_more(failed)}")
     if problems:
-        rest = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        parts.append(f"{problems[0]}{rest}")
-    if result["unopened"]:
-        parts.append(
-            f"{result['unopened']} dumps could not be opened, since this server holds no identity "
-            f"({amanda_layout.AGE_IDENTITY}): they are as they were written, but whether they can "
-            "be decrypted and hold what the index says was not tried"
-        )
-    return {"success": not (failed or problems), "message": ". ".join(parts), **result}
+        parts.append(f"{problems[0]}{_more(problems)}")
+    success = not (failed or problems)
+    return {"success": success, "message": ". ".join([*parts, *notes]), **result}
+
+
+def _more(entries):
+    return f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
 
 
 def _generation(work, name):
@@ -166,14 +170,10 @@ def _generation(work, name):
     manifest = amanda_generations.load(mirror, config, found["generation"])
     problems = found["problems"] + _contradictions(mirror, manifest)
     readings = {}
+    opens = manifest.archive.method != "age" or amanda_verify.has_identity()
     try:
-        with _catalogue(work, manifest) as catalogue:
-            dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
-            told["of"] = len(dumps)
-            for dump in dumps:
-                where = (catalogue.source, catalogue.index, catalogue.user)
-                readings[dump] = amanda_verify.read_back(dump, *where)
-                report(dump.size, 1)
+        if opens:
+            readings = _read_back(work, manifest, told, report)
     except AmandaError as error:  # which must not hide what is wrong with the files
         problems.append(f"what it holds could not be read back: {error}")
     failed = [
@@ -192,16 +192,23 @@ def _generation(work, name):
         "bytes": told["bytes"],
         "problems": problems,
     }
-    return _told(result, f"What is still whole on tape is copied again once {_REMOVE}")
+    notes = [_AGAIN] if failed or problems else []
+    notes += [] if opens else [f"Its catalogue and dumps could not be opened{_NO_IDENTITY}"]
+    return _told({**result, "opened": opens}, notes)
 
 
-_REMOVE = "the damaged directory is removed from the mirror, by the next amanda.mirror"
-
-
-def _catalogue(work, manifest):
-    return amanda_sources.catalogue(
-        work.settings, work.places.name, "mirror", work.user, manifest.generation
-    )
+def _read_back(work, manifest, told, report):
+    """Read back every dump of a generation; return what came of each."""
+    which = (work.settings, work.places.name, "mirror", work.user, manifest.generation)
+    readings = {}
+    with amanda_sources.catalogue(*which) as catalogue:
+        dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
+        told["of"] = len(dumps)
+        for dump in dumps:
+            where = (catalogue.source, catalogue.index, catalogue.user)
+            readings[dump] = amanda_verify.read_back(dump, *where)
+            report(dump.size, 1)
+    return readings
 
 
 def _contradictions(mirror, manifest):

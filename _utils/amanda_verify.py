@@ -112,8 +112,12 @@ def _check_headers(dump, source):
                 "that of the first part isn't; the data may still be whole"
             )
     decrypt, _ = amanda_dump.decrypter(header, where)
-    needs = bool(decrypt) and decrypt[0] == amanda_layout.CRYPT["age"]
-    return not needs or amanda_layout.AGE_IDENTITY.exists()
+    return not decrypt or decrypt[0] != amanda_layout.CRYPT["age"] or has_identity()
+
+
+def has_identity():
+    """Whether this server has an identity, without which nothing sealed with age can be opened."""
+    return amanda_layout.AGE_IDENTITY.exists()
 
 
 class Tapes:

@@ -479,7 +479,7 @@ def test_a_mirror_that_fails_hides_nothing_of_the_dump(fleet):
     fleet.pillar["encryption"] = {"recipients": [recipient]}
     fleet.pillar["mirror"] = {"user": "nobody", "directory": str(ROOT / "nowhere")}
     result = fleet.run("backup_and_mirror")
-    assert [step["step"] for step in result["steps"]][-2:] == ["dump", "mirror"]
+    assert [step["step"] for step in result["steps"]][-2:] == ["verify", "mirror"]
     assert dles(result)["web1", data]["success"]
     assert not steps(result)["mirror"]["success"]
     assert not result["success"]
