@@ -2,7 +2,6 @@
 
 import amanda_catalogue
 import amanda_generations
-import amanda_layout
 import amanda_manifest
 import amanda_sources
 import amanda_verified
@@ -15,9 +14,8 @@ _AGAIN = (
     "or of the damaged generation, and call amanda.mirror"
 )
 _NO_IDENTITY = (
-    f", since this server holds no identity ({amanda_layout.AGE_IDENTITY}): what there is was "
-    "compared as it is, but whether it can be decrypted, and holds what the index says, was not "
-    "tried"
+    ", since this server holds no identity: what there is was compared as it is, but whether it "
+    "can be decrypted, and holds what the index says, was not tried"
 )
 _SHOWN = 10  # of what there is, if what was asked for is not
 
@@ -112,8 +110,9 @@ class _Everything:
         """Verify, store the record, and return the step's result."""
         known = frozenset(label for label, _ in self.tapes)
         others = () if again else tuple(self.dumps)
-        scope = amanda_verify.Scope(tuple(dumps), tuple(tapes), known, others, again)
         work = self.work
+        opens = work.settings.encryption.server_identity
+        scope = amanda_verify.Scope(tuple(dumps), tuple(tapes), known, others, again, opens)
         result = amanda_verify.verify(
             work.places, work.user, scope, self.record, work.report.progress, self._remedy
         )
@@ -170,7 +169,7 @@ def _generation(work, name):
     manifest = amanda_generations.load(mirror, config, found["generation"])
     problems = found["problems"] + _contradictions(mirror, manifest)
     readings = {}
-    opens = manifest.archive.method != "age" or amanda_verify.has_identity()
+    opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
     try:
         if opens:
             readings = _read_back(work, manifest, told, report)

@@ -39,6 +39,8 @@ class Scope:
         Dumps to read back as well if anything is wrong with where they are.
     again
         Whether files whose hash is recorded are read again.
+    opens
+        As for :func:`read_back`.
     """
 
     dumps: tuple
@@ -46,6 +48,7 @@ class Scope:
     known: frozenset
     others: tuple = ()
     again: bool = True
+    opens: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +59,20 @@ class Reading:
     problem: str
 
 
-def read_back(dump, source, index, user=None, hashes=None):
+def read_back(dump, source, index, user=None, hashes=None, opens=True):
     """Read one dump back and return the :class:`Reading`.
 
     dump, source, user, hashes
         As for :func:`amanda_dump.open_stream`.
     index
         The config's index directory.
-
-    Without any identity on this server what is sealed with age isn't opened: then headers, sizes
-    and CRC-32C of what is on tape are compared, and that there is an index.
+    opens
+        False: this server is to hold no identity, so what is sealed with age isn't opened. Then
+        headers, sizes and CRC-32C of what is on tape are compared, and that there is an index.
     """
     opened = True
     try:
-        opened = _check_headers(dump, source)
+        opened = _check_headers(dump, source, opens)
         file = amanda_index.path(index, dump)
         if file is None:
             raise AmandaError(f"{amanda_dump.describe(dump)} has no index in {index}")
@@ -86,7 +89,7 @@ def read_back(dump, source, index, user=None, hashes=None):
     return Reading(True, "")
 
 
-def _check_headers(dump, source):
+def _check_headers(dump, source, opens):
     """Compare in the headers what no reader needs; return whether this server can open the dump.
 
     The first flipped bit there would be found by the hash, but for the time before there is one.
@@ -112,12 +115,7 @@ def _check_headers(dump, source):
                 "that of the first part isn't; the data may still be whole"
             )
     decrypt, _ = amanda_dump.decrypter(header, where)
-    return not decrypt or decrypt[0] != amanda_layout.CRYPT["age"] or has_identity()
-
-
-def has_identity():
-    """Whether this server has an identity, without which nothing sealed with age can be opened."""
-    return amanda_layout.AGE_IDENTITY.exists()
+    return opens or not decrypt or decrypt[0] != amanda_layout.CRYPT["age"]
 
 
 class Tapes:
@@ -262,7 +260,7 @@ def verify(places, user, scope, record, progress, remedy=lambda label, written: 
 
     hashes, readings = {}, {}
     for dump in dumps:
-        readings[dump] = read_back(dump, source, places.index, user, hashes)
+        readings[dump] = read_back(dump, source, places.index, user, hashes, scope.opens)
         report(dump.size, 1)
     hashes.update(tapes.hash(_unread(there, hashes, scope.again, record), report))
     _compare_hashes(tapes, _owners(there, dumps, source), hashes, record)

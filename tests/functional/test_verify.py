@@ -5,6 +5,7 @@ Needs root on a host with Amanda's server and client, age, zstd and faketime, an
 """
 
 import contextlib
+import dataclasses
 import gzip
 import os
 import random
@@ -68,6 +69,7 @@ class Site:
         shutil.chown(self.top, MIRROR_USER)
         self.mirror = amanda_settings.Mirror(MIRROR_USER, str(self.top), 30)
         self.progress = []
+        self.encryption = amanda_settings.Encryption("age", ())
         assert self.verify()["success"]
         self.bring_up_mirror()
         self.dumps = amanda_catalogue.read(self.places)
@@ -82,10 +84,9 @@ class Site:
 
     def bring_up_mirror(self, **options):
         """Make a generation."""
-        record = amanda_verified.read("verify")
-        fulls = amanda_mirror.last_fulls(amanda_catalogue.read(self.places), record)
+        dumps, record = amanda_catalogue.read(self.places), amanda_verified.read("verify")
         return amanda_mirror.mirror(
-            self.places, self.mirror, "age", fulls=fulls, hashes=record.hashes(), **options
+            self.places, self.mirror, "age", dumps=dumps, record=record, **options
         )
 
     def work(self, what=None):
@@ -93,7 +94,7 @@ class Site:
         return types.SimpleNamespace(
             places=self.places,
             user=USER,
-            settings=types.SimpleNamespace(mirror=self.mirror),
+            settings=types.SimpleNamespace(mirror=self.mirror, encryption=self.encryption),
             report=types.SimpleNamespace(progress=self.progress.append),
             what=what or {},
         )
@@ -472,6 +473,7 @@ def test_without_an_identity_what_is_on_tape_is_compared_and_said_not_to_be_open
     path = site.path(sealed[0].parts[0])
     kept = amanda_layout.AGE_IDENTITY.with_name("kept")
     amanda_layout.AGE_IDENTITY.rename(kept)
+    site.encryption = dataclasses.replace(site.encryption, server_identity=False)
     try:
         result = site.verify()
         assert result["success"]
@@ -488,6 +490,7 @@ def test_without_an_identity_what_is_on_tape_is_compared_and_said_not_to_be_open
         assert "catalogue and dumps could not be opened, since this" in generation["message"]
     finally:
         kept.rename(amanda_layout.AGE_IDENTITY)
+        site.encryption = amanda_settings.Encryption("age", ())
     assert site.verify()["unopened"] == 0
 
 

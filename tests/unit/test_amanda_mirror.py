@@ -18,6 +18,7 @@ import amanda_pruning
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_errors import AmandaError, ArgumentError
+from amanda_verified import Record
 
 from tests.mirror_site import Site
 

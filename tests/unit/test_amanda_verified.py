@@ -5,7 +5,7 @@ import json
 import os
 
 import amanda_layout
-import amanda_mirror
+import amanda_pruning
 import amanda_retention
 import amanda_verification
 import amanda_verified
@@ -154,10 +154,10 @@ def test_where_the_record_is_damaged_all_is_dumped_in_full(directory, tmp_path):
 def test_once_anything_was_verified_only_good_fulls_keep_generations():
     dumps = [dump(1), dump(2), dump(3), dump(3, disk="/home")]
     last = {each.disk: each.timestamp for each in dumps}
-    plain = amanda_mirror.last_fulls(dumps)
+    plain = amanda_pruning.last_fulls(dumps)
     assert plain["web1 /etc"] == (("d-3", last["/etc"]),)
     record = judged(good=[dumps[0], dumps[1]], bad=[dumps[2]])
-    assert amanda_mirror.last_fulls(dumps, record) == {"web1 /etc": (("d-2", dumps[1].timestamp),)}
+    assert amanda_pruning.last_fulls(dumps, record) == {"web1 /etc": (("d-2", dumps[1].timestamp),)}
 
 
 def test_what_is_asked_for_comes_in_one_form():
