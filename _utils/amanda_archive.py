@@ -6,6 +6,7 @@ index, and what pins the clients. By hand: unseal, ``zstd -d`` (of amcrypt's ``g
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import stat
@@ -17,10 +18,13 @@ import amanda_identity
 import amanda_layout
 from amanda_command import popen
 from amanda_errors import AmandaError
-from amanda_rights import as_user
+from amanda_rights import as_user, open_regular
 
 EXTRAS = "salt-amanda"
-"""The directory, in the archive, of what only root can read on the server."""
+"""The directory, in the archive, of what only root can read on the server, and of its key."""
+
+_MOST_EXTRA = 256 << 20
+"""Bytes that one of them may have; a fleet of ten thousand clients has some ten million."""
 
 _GZIP = ("amcrypt",)
 """Methods that pad what they seal with zeros: gzip takes no notice of them, zstd fails."""
@@ -46,13 +50,17 @@ def seal(places, method, platform, extras=None):
     platform
         :class:`amanda_platform.Platform`: its user reads and seals, from its home come the pins.
     extras
-        Files of root's to add; None takes the last collection of the fleet.
+        Files to add that the dump user can't read, paths by name; None takes :func:`extras_of`.
 
     Raises :class:`~amanda_errors.AmandaError`, on leaving, if anything was not read or sealed: then
     what came through the pipe is worth nothing.
     """
-    extras = (amanda_layout.FLEET,) if extras is None else extras
-    texts = [[path.name, path.read_text("utf-8")] for path in extras if path.exists()]
+    extras = extras_of(places.name, method) if extras is None else extras
+    texts = [
+        [name, path.read_text("utf-8"), path.stat().st_mtime]
+        for name, path in extras.items()
+        if path.exists()
+    ]
     staging = as_user(platform.user, _stage, texts)
     try:
         with contextlib.ExitStack() as stack:
@@ -77,6 +85,25 @@ def seal(places, method, platform, extras=None):
         as_user(platform.user, shutil.rmtree, staging)
 
 
+def extras_of(config, method):
+    """Return the files of a config's server that its archive holds beside Amanda's own, by name.
+
+    With age the server's identity is among them: whoever opens the archive opens the dumps as well,
+    and a server that is rebuilt needs it for those of before. Of amcrypt the archive can't hold
+    what opens it.
+    """
+    extras = {
+        "fleet.json": amanda_layout.FLEET,
+        "retention.json": amanda_layout.RETENTION / f"{config}.json",
+        "terms.json": amanda_layout.TERMS / f"{config}.json",
+        "verified.json": amanda_layout.VERIFIED / f"{config}.json",
+    }
+    if method == "age":
+        extras["identity"] = amanda_layout.AGE_IDENTITY
+        extras["recipients"] = amanda_layout.AGE_RECIPIENTS
+    return extras
+
+
 def _members(places, platform):
     pins = [platform.home / ".ssh" / name for name in ("config", "known_hosts")]
     there = as_user(platform.user, _existing, [str(path) for path in pins])
@@ -91,8 +118,9 @@ def _stage(texts):
     directory = tempfile.mkdtemp(prefix="salt-amanda-")
     extras = Path(directory, EXTRAS)
     extras.mkdir()
-    for name, text in texts:
+    for name, text, modified in texts:
         (extras / name).write_text(text, "utf-8")
+        os.utime(extras / name, (modified, modified))
     return directory
 
 
@@ -112,6 +140,41 @@ def _finish(what, process, heard):
         raise AmandaError(f"{what} failed with status {process.returncode}: {said}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Unpacked(amanda_layout.ConfigPlaces):
+    """The places of a config in an unpacked archive.
+
+    extras
+        The directory of what :func:`extras_of` names.
+    """
+
+    extras: Path
+
+
+def read_extras(places, user):
+    """Return the extras of an archive, texts by name, as far as it has them.
+
+    places
+        What :func:`unseal` gave.
+    user
+        Who unpacked it.
+
+    Raises :class:`~amanda_errors.AmandaError` if one is no text, or larger than any of ours.
+    """
+    return as_user(user, _texts, str(places.extras), list(extras_of(places.name, "age")))
+
+
+def _texts(directory, names):
+    texts = {}
+    for name in names:
+        with contextlib.suppress(FileNotFoundError), open_regular(Path(directory, name)) as file:
+            content = file.read(_MOST_EXTRA + 1)
+            if len(content) > _MOST_EXTRA:
+                raise AmandaError(f"the catalogue holds a {name} of over {_MOST_EXTRA} bytes")
+            texts[name] = content.decode()
+    return texts
+
+
 @contextlib.contextmanager
 def unseal(stream, archive, config, user, identity=None):
     """Give the :class:`amanda_layout.ConfigPlaces` of an archive, unpacked for this block only.
@@ -127,8 +190,9 @@ def unseal(stream, archive, config, user, identity=None):
     identity
         What :func:`amanda_identity.given` gave; None takes the server's own key.
 
-    The places have no tapes and no holding disk. Raises :class:`~amanda_errors.AmandaError` if the
-    archive can't be opened, or lacks what its manifest says is in it.
+    They are :class:`Unpacked`: without tapes and holding disk. Raises
+    :class:`~amanda_errors.AmandaError` if the archive can't be opened, or lacks what its manifest
+    says is in it.
     """
     if archive.method not in amanda_layout.CRYPT:
         raise AmandaError(f"the catalogue is sealed with {archive.method!r}, which is unknown")
@@ -140,7 +204,8 @@ def unseal(stream, archive, config, user, identity=None):
         places = {"conf": Path(directory, archive.conf), "state": Path(directory, archive.state)}
         as_user(user, _check, directory, [str(path) for path in places.values()])
         nothing = Path(directory, "nothing")
-        yield amanda_layout.ConfigPlaces(name=config, tapes=nothing, holding=nothing, **places)
+        extras = Path(directory, EXTRAS)
+        yield Unpacked(name=config, tapes=nothing, holding=nothing, extras=extras, **places)
     finally:
         as_user(user, _remove, directory)
 

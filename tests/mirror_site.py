@@ -78,7 +78,7 @@ class Site:
             dumps,
             progress,
             platform=self.platform,
-            extras=[self.fleet],
+            extras={"fleet.json": self.fleet},
             accept=accept,
             record=record,
         )

@@ -100,7 +100,8 @@ try:
     list((root / "mirror").iterdir())
 except PermissionError:
     answer["squashed"] = True
-done = amanda_mirror.mirror(places, mirror, "age", platform=platform, extras=[root / "fleet.json"])
+extras = {"fleet.json": root / "fleet.json"}
+done = amanda_mirror.mirror(places, mirror, "age", platform=platform, extras=extras)
 answer["check"] = amanda_generations.check(mirror, "daily", hashes=True)
 manifest = amanda_generations.load(mirror, "daily")
 with amanda_generations.open_catalogue(mirror, manifest, dump_user) as copy:
@@ -343,7 +344,7 @@ def real_mirror(site, amanda):
     """Mirror what Amanda dumped, with the dumps that its catalogue knows."""
     dumps = amanda_catalogue.read(amanda.places)
     return amanda_mirror.mirror(
-        amanda.places, site.settings, "age", dumps=dumps, platform=site.platform, extras=[]
+        amanda.places, site.settings, "age", dumps=dumps, platform=site.platform, extras={}
     )
 
 

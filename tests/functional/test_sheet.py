@@ -55,7 +55,7 @@ class Sheet:
         self.config = amanda.places.name
         self.dumps = amanda_catalogue.read(amanda.places)
         done = amanda_mirror.mirror(
-            amanda.places, self.mirror, method, dumps=self.dumps, extras=[], trial=True
+            amanda.places, self.mirror, method, dumps=self.dumps, extras={}, trial=True
         )
         assert done["warnings"] == []
         self.top = MIRROR / self.config
