@@ -91,7 +91,8 @@ def recipients(encryption):
 
     Raises :class:`~amanda_errors.AmandaError` if the server's identity is missing or damaged.
     """
-    identities = _identities() if encryption.server_identity else ()
+    # Those after the first only open: they may come from a catalogue that was forged.
+    identities = _identities()[:1] if encryption.server_identity else ()
     own = [amanda_age.public_key(identity) for identity in identities]
     return tuple(dict.fromkeys([*own, *encryption.recipients]))
 
@@ -238,7 +239,7 @@ def _new_amcrypt_key(platform):
 
 
 def _identities():
-    """Return the identities on disk, text; a second one opens dumps of before a change of keys."""
+    """Return the identities on disk, text; those after the first only open dumps of before."""
     try:
         return amanda_age.identities(AGE_IDENTITY.read_bytes(), AGE_IDENTITY)
     except FileNotFoundError:
