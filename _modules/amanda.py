@@ -6,7 +6,8 @@ of the command or the minion that started it.
 
 On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :func:`tapes`,
 :func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`verify`, :func:`run_due`,
-:func:`status`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`. On every minion:
+:func:`status`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`, :func:`rebuild`. On
+every minion:
 :func:`publish` and what it publishes.
 """
 
@@ -27,10 +28,12 @@ with amanda_synced.engine():
     import amanda_find
     import amanda_fleet
     import amanda_former
+    import amanda_fresh
     import amanda_host
     import amanda_identity
     import amanda_layout
     import amanda_platform
+    import amanda_rebuild
     import amanda_restore
     import amanda_results
     import amanda_settings
@@ -448,7 +451,7 @@ def verify(run=None, tape=None, generation=None, source=None, config=None):
     with _salt_errors():
         asked = {"run": run, "tape": tape, "generation": generation, "source": source}
         what = amanda_verification.check(asked)
-    return _run("verify", config, what=what)
+    return _run("verify", config, **what)
 
 
 def backup_and_mirror(config=None):
@@ -478,7 +481,8 @@ def run_due():
 
     However many runs were missed, one makes up for them. Where the run in progress or an earlier
     call has left a result that nobody was told of, it is reported first. While the pillar is
-    broken, the settings of the last good apply are used.
+    broken, the settings of the last good apply are used. On a server that never dumped, beside a
+    mirror that holds generations, nothing is started: see :func:`rebuild`.
 
     Returns ``pillar``, what is wrong with it, ``reported``, results of earlier runs, and ``runs``,
     those of the runs that were due; nothing at all if there is nothing to say.
@@ -510,6 +514,8 @@ def _run_if_due(settings, config, fault):
     fault
         What is wrong with the pillar, or None.
     """
+    if problem := amanda_fresh.awaited(settings, config.name, amanda_platform.detect()):
+        return _not_started(config.name, problem)
     due = amanda_due.look(config.name, config.cron, config.splay, settings.server)
     if not due.run:
         return None
@@ -520,11 +526,16 @@ def _run_if_due(settings, config, fault):
         late = datetime.datetime.now(datetime.timezone.utc) - due.planned
         if isinstance(error, amanda_unit.Busy) and late < _PATIENCE:
             return None  # still due when the scheduler looks again
-        result = {"config": config.name, "state": "failed", "success": False, "message": str(error)}
-        _tell_end(result)
-        return result
+        return _not_started(config.name, str(error))
     amanda_due.record(config.name, due.served)
     return {**_follow(config.name, run), "remark": due.remark}
+
+
+def _not_started(config, problem):
+    """Tell the event bus why no run of *config* was started, and return that as its result."""
+    result = {"config": config, "state": "failed", "success": False, "message": problem}
+    _tell_end(result)
+    return result
 
 
 def _run(action, config, **options):
@@ -539,14 +550,19 @@ def _run(action, config, **options):
 
 def _start(action, config, settings, fault=None, **options):
     """Collect and start a run; return its id."""
-    if amanda_unit.running():
-        raise amanda_unit.Busy(amanda_unit.running())
-    amanda_former.check_in_place(settings)
-    amanda_host.check_paths(settings)  # that the mirror is usable is its own step's business
+    _check_startable(settings)
     collected = _collect(settings)
     if fault:
         collected["findings"].append(_finding(settings, "pillar", fault))
-    return amanda_unit.start(action, config, settings, collected=collected, **options)
+    return amanda_unit.start(action, config, settings, collected=collected, options=options)
+
+
+def _check_startable(settings):
+    """Raise if no run can be started now; that the mirror is usable is its own step's business."""
+    if current := amanda_unit.running():
+        raise amanda_unit.Busy(current)
+    amanda_former.check_in_place(settings)
+    amanda_host.check_paths(settings)
 
 
 def _follow(config, run):
@@ -831,3 +847,43 @@ def _teller(config, kind="recover"):
             __salt__["event.send"](tag, {"done": done, "total": total, "what": what})
 
     return tell
+
+
+def rebuild(identity=None, generation=None, config=None):
+    """Make this fresh server the one whose mirror it has: catalogue, tapes, pins, fleet, identity.
+
+    The old server is gone. Set up this one with the same pillar and id, apply ``backup`` there,
+    mount the mirror, and call this; then apply ``backup`` on all minions, which let in its new SSH
+    key. The next run continues the cycle. Called again after an interruption it goes on.
+
+    identity
+        The path, on the server, of a file of root's (0400) with an offsite age identity; remove it
+        afterwards. May be left out if the server's own keys open the catalogue: with amcrypt bring
+        its two files back first.
+    generation
+        Which generation of the mirror, if not the newest.
+    config
+        Which Amanda config. Default: all of the pillar that the mirror has, one after the other.
+
+    Returns each config's result, with its steps as of :func:`backup_and_mirror`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.rebuild identity=/root/offsite.key
+    """
+    with _salt_errors():
+        settings = _server_settings()
+        names = amanda_rebuild.configs(settings, config, generation)
+        with amanda_identity.given(identity, None):
+            pass  # what is wrong with it is told at once
+        results = {}
+        for name in names:
+            _check_startable(settings)
+            options = {"generation": generation, "identity": identity}
+            run = amanda_unit.start("rebuild", name, settings, options=options)
+            results[name] = _follow(name, run)
+    if not all(result["success"] for result in results.values()):
+        __context__["retcode"] = 2
+    return results

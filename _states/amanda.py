@@ -21,6 +21,7 @@ with amanda_synced.engine():
     import amanda_encryption
     import amanda_files
     import amanda_former
+    import amanda_fresh
     import amanda_hardening
     import amanda_host
     import amanda_layout
@@ -199,7 +200,8 @@ def pillar_valid(name):
 def mirror_usable(name):
     """Tell whether the mirror's user can write into the mirror's directory; change nothing.
 
-    Nothing else depends on it: a mirror may be unmounted for a while, and the dumps go on.
+    Nothing else depends on it: a mirror may be unmounted for a while, and the dumps go on. It warns
+    of dumps there that this server, if it is a new one, doesn't know yet.
 
     .. code-block:: yaml
 
@@ -207,11 +209,17 @@ def mirror_usable(name):
           amanda.mirror_usable
     """
 
+    warnings = []
+
     def plan():
-        amanda_host.check_mirror(_settings().mirror, amanda_platform.detect())
+        settings, platform = _settings(), amanda_platform.detect()
+        amanda_host.check_mirror(settings.mirror, platform)
+        told = [amanda_fresh.awaited(settings, name, platform) for name in settings.configs]
+        warnings.extend(filter(None, told))
         return {}
 
-    return _converge(name, plan, None)
+    done = _converge(name, plan, None)
+    return {**done, "warnings": warnings} if warnings else done
 
 
 def server_key(name):

@@ -2,6 +2,7 @@
 
 import amanda_amdump
 import amanda_command
+import amanda_fresh
 import amanda_host
 import amanda_reach
 import amanda_retention
@@ -56,7 +57,8 @@ def _mirror_problems(work):
             amanda_host.check_mirror(work.settings.mirror, work.platform)
     except AmandaError as error:
         return [str(error)]
-    return []
+    awaited = amanda_fresh.awaited(work.settings, work.config.name, work.platform)
+    return [awaited] if awaited else []
 
 
 def _client_problems(work, reached):

@@ -1,6 +1,7 @@
-"""Copying open files to the mirror: read, hashed, written and brought to the disk at once.
+"""Copying open files: read, hashed, written and brought to the disk at once.
 
-Runs with the rights of the mirror's user, in a child; see :mod:`amanda_mirror_user`.
+Runs in a child with the rights of who is to own the copies: of the mirror's user, see
+:mod:`amanda_mirror_user`, or of the dump user, see :mod:`amanda_rebuild`.
 """
 
 import collections
@@ -15,16 +16,27 @@ from amanda_errors import AmandaError
 CHUNK = 4 << 20
 """Bytes read at once; with less, threads spend their time waiting for each other."""
 
+MIRROR = (
+    "the mirror",
+    "Make room there, or keep fewer days of generations (mirror:keep in pillar backup)",
+)
+"""What is written to, for messages: what it is, and what to do when it is full."""
 
-def copy(directory, files, report):
+
+def copy(directory, files, place=MIRROR, *, report):
     """Copy open files into *directory*, which is made if missing; return each one's size and hash.
 
     files
-        Triples of the name, the size (None if it is a pipe: until its end) and the descriptor.
+        Triples of the name, the size (None if it isn't known) and the descriptor.
+    place
+        A pair as :data:`MIRROR`.
     """
-    Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     copied = []
-    with _Writer() as writer:
+    with _Writer(place) as writer:
+        try:
+            Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise in_words(error, directory, place) from None
         for name, size, source in files:
             done, sha256 = _copy(source, writer, Path(directory, name), report)
             if size not in (None, done):
@@ -58,7 +70,8 @@ class _Writer:
     SYNCED = 32 << 20
     """Bytes after which the disk is set to work, so that little is left to do at the end."""
 
-    def __init__(self):
+    def __init__(self, place):
+        self.place = place
         self.pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self.free = [memoryview(bytearray(CHUNK)) for _ in range(self.BUFFERS)]
         self.pending = collections.deque()
@@ -81,7 +94,7 @@ class _Writer:
         try:
             self.file, self.path = os.open(path, flags, 0o600), path
         except OSError as error:
-            raise in_words(error, path) from None
+            raise in_words(error, path, self.place) from None
         self.unsynced = 0
 
     def buffer(self):
@@ -111,7 +124,7 @@ class _Writer:
             try:
                 job.result()
             except OSError as error:
-                raise in_words(error, path) from None
+                raise in_words(error, path, self.place) from None
             if buffer is not None:
                 self.free.append(buffer)
 
@@ -130,11 +143,9 @@ def _close(file):
         os.close(file)  # NFS tells of a full disk here
 
 
-def in_words(error, path):
-    """Return the :class:`~amanda_errors.AmandaError` for an error while the mirror was written."""
+def in_words(error, path, place=MIRROR):
+    """Return the :class:`~amanda_errors.AmandaError` for an error while *place* was written."""
+    what, remedy = place
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return AmandaError(
-            f"the mirror is full: {error.strerror} while writing {path}. Make room there, or keep "
-            "fewer days of generations (mirror:keep in pillar backup)"
-        )
-    return AmandaError(f"the mirror can't be written: {path}: {error.strerror}")
+        return AmandaError(f"{what} is full: {error.strerror} while writing {path}. {remedy}")
+    return AmandaError(f"{what} can't be written: {path}: {error.strerror}")

@@ -41,6 +41,33 @@ def parse(config, found):
     return amanda_manifest.decode(found["manifest"], config, found["name"])
 
 
+PATIENCE = 30
+"""Seconds that the mirror's file server may take to answer a question."""
+
+
+def names(mirror, config):
+    """Return the names of a config's generations, the oldest first; whole or not.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+
+    Raises :class:`~amanda_errors.AmandaError` if the mirror can't be read, or doesn't answer.
+    """
+    where = str(mirror.directory)
+    listed = amanda_mirror_user.generation_names
+    try:
+        return as_user(mirror.user, listed, where, config, patience=PATIENCE)
+    except FileNotFoundError:
+        raise AmandaError(f"the mirror's directory {where} doesn't exist. Mount it") from None
+    except TimeoutError:
+        raise AmandaError(
+            f"the mirror's directory {where} hasn't answered for {PATIENCE} s. See that its file "
+            "server is up"
+        ) from None
+    except OSError as error:
+        raise AmandaError(f"the mirror can't be read as {mirror.user}: {error}") from None
+
+
 def _survey(mirror, config):
     try:
         return as_user(mirror.user, amanda_mirror_user.survey, str(mirror.directory), config)

@@ -100,6 +100,15 @@ def survey(directory, config):
     }
 
 
+def generation_names(directory, config):
+    """Return the names of the generations of *config*, sorted; they may be damaged.
+
+    Raises :class:`OSError` if *directory* can't be read.
+    """
+    os.listdir(directory)
+    return [path.name for path in _entries(Path(directory, config, GENERATIONS), GENERATION)]
+
+
 def _entries(directory, pattern):
     try:
         names = sorted(path.name for path in directory.iterdir())

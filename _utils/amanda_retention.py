@@ -207,7 +207,10 @@ def _held(name):
     """Return the labels that we held back in config *name*, as last noted."""
     path = RETENTION / f"{name}.json"
     try:
-        return json.loads(path.read_bytes())["held"]
+        held = json.loads(path.read_bytes())["held"]
+        if not all(isinstance(label, str) for label in held):
+            raise ValueError("a label is a text")
+        return held
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

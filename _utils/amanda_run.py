@@ -23,10 +23,12 @@ import amanda_disklist
 import amanda_encryption
 import amanda_files
 import amanda_fleet
+import amanda_fresh
 import amanda_host
 import amanda_layout
 import amanda_mirror
 import amanda_platform
+import amanda_rebuild
 import amanda_results
 import amanda_retention
 import amanda_settings
@@ -69,8 +71,7 @@ class Run:
         self.collected = specification.get("collected", {})
         self.report = amanda_results.Report(specification, runs)
         self.timestamp = ""
-        self.accept = bool(specification.get("accept"))
-        self.what = specification.get("what") or {}
+        self.options = specification.get("options") or {}
 
     def dles(self):
         """Return the DLEs that this config dumps, pairs of host and disk."""
@@ -270,7 +271,8 @@ def parse_disklist(places, text, user):
 
 
 def clean_up(work):
-    """Finish what an interrupted run left."""
+    """Finish what an interrupted run left; between the halves of a rebuild nothing is done."""
+    amanda_fresh.check_whole(work.places)
     amanda_backup.clean_up(work.places, work.user)
     return {"success": True, "message": "nothing stands in the way of a dump"}
 
@@ -325,7 +327,7 @@ def mirror(work):
         record=record,
         progress=work.report.progress,
         platform=work.platform,
-        accept=work.accept,
+        accept=work.options.get("accept", False),
         trial=work.settings.encryption.server_identity,
     )
     answer.pop("seconds")
@@ -384,6 +386,11 @@ ACTIONS = {
     ),
     "check": (("collect", collect, ()), ("canary", canary, ()), ("check", amanda_check.check, ())),
     "label": (("label", label, ()),),
+    "rebuild": (
+        ("rebuild", amanda_rebuild.rebuild, ()),
+        ("label", label, ("rebuild",)),
+        ("collect", collect, ("rebuild",)),
+    ),
 }
 """The steps of each action: name, function, and the steps without whose success it can't be."""
 

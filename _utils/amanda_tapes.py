@@ -117,7 +117,7 @@ def _plan_slot(places, number, slots, slot, known, lists):
     name = label(places.name, number)
     tape = known.get(name)
     written = _written(places, number, slot)
-    if written is None and tape is not None and tape.written != "0":
+    if written in (None, NEVER) and tape is not None and tape.written != "0":
         raise _Refusal(
             f"the catalogue says that tape {name} was written at {tape.written}, but slot {number} "
             f"doesn't hold it. Bring it back from a mirror, or give its dumps up with "
@@ -127,7 +127,8 @@ def _plan_slot(places, number, slots, slot, known, lists):
         if tape is None:
             raise _Refusal(
                 f"the tape in slot {number} was written at {written}, but the tapelist "
-                f"{places.tapelist} doesn't know it. Bring the tapelist back, or empty the slot"
+                f"{places.tapelist} doesn't know it. Bring the tapelist back (amanda.rebuild does, "
+                "if this server replaces another), or empty the slot"
             )
         if number > slots:
             lists["kept"].append(name)

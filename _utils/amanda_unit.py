@@ -19,7 +19,7 @@ import amanda_results
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError, ParseError
 
-ACTIONS = ("backup_and_mirror", "backup", "mirror", "verify", "check", "label")
+ACTIONS = ("backup_and_mirror", "backup", "mirror", "verify", "check", "label", "rebuild")
 
 STOP_SECONDS = 30
 """How long a run that is stopped has to write its end, before it is killed."""
@@ -63,8 +63,7 @@ def start(
     config,
     settings,
     collected=None,
-    accept=False,
-    what=None,
+    options=None,
     python=None,
     program=amanda_layout.ENGINE,
 ):
@@ -78,10 +77,10 @@ def start(
         :class:`amanda_settings.Settings`; the run reads them from its specification.
     collected
         What the collection before this run gave (``fresh``, ``findings``), for its result.
-    accept
-        As for :func:`amanda_mirror.mirror`.
-    what
-        As for :func:`amanda_verification.check`: what to verify.
+    options
+        What else its steps are told, a dict of plain data: ``accept`` of
+        :func:`amanda_mirror.mirror`, what :func:`amanda_verification.check` takes, and
+        ``generation`` and ``identity`` of :func:`amanda_rebuild.rebuild`.
     python
         The interpreter, with the libraries that the engine needs; default: this one.
     program
@@ -102,8 +101,7 @@ def start(
         "requested": amanda_results.now(),
         "settings": settings.to_dict(),
         "collected": collected or {},
-        "accept": accept,
-        "what": what or {},
+        "options": options or {},
     }
     # Two callers at a time: the second must not replace the specification that the first's run
     # is about to read.

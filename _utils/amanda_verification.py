@@ -56,7 +56,7 @@ def new(work):
 
 def asked(work):
     """Verify what the run's specification asks for."""
-    what = check(work.what)
+    what = check(work.options)
     if "generation" in what or "source" in what:
         return _generation(work, what.get("generation"))
     everything = _Everything(work)

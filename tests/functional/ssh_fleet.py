@@ -198,7 +198,7 @@ class SshFleet:
             process.wait(timeout=10)
         self.processes = []
 
-    def specify(self, action, config="daily"):
+    def specify(self, action, config="daily", **options):
         """Write a specification as the Salt front would; returns the run's id."""
         identity = amanda_results.new_id()
         specification = {
@@ -207,21 +207,22 @@ class SshFleet:
             "config": config,
             "requested": amanda_results.now(),
             "settings": self.settings.to_dict(),
+            "options": options,
         }
         text = json.dumps(specification).encode()
         amanda_files.write(amanda_layout.SPECIFICATION, text, mode=0o600)
         return identity
 
-    def start(self, action, config="daily"):
+    def start(self, action, config="daily", **options):
         """Start the installed program; returns the process and the path of its result."""
-        identity = self.specify(action, config)
+        identity = self.specify(action, config, **options)
         argv = [sys.executable, "-I", amanda_layout.ENGINE, identity]
         process = subprocess.Popen(argv, cwd="/", env={"PATH": "/nowhere"}, start_new_session=True)
         return process, amanda_results.path(config, identity)
 
-    def run(self, action, config="daily"):
+    def run(self, action, config="daily", **options):
         """Run the installed program to its end; returns the result it left."""
-        process, file = self.start(action, config)
+        process, file = self.start(action, config, **options)
         status = process.wait(timeout=300)
         result = amanda_results.read(file)
         assert status == (0 if result["success"] else 1)

@@ -96,7 +96,7 @@ class Site:
             user=USER,
             settings=types.SimpleNamespace(mirror=self.mirror, encryption=self.encryption),
             report=types.SimpleNamespace(progress=self.progress.append),
-            what=what or {},
+            options=what or {},
         )
 
     def verify(self, **what):

@@ -1,0 +1,267 @@
+"""The step ``rebuild``: a fresh server becomes the one that a generation of the mirror was made on.
+
+Everything is brought beside its place first, tapes compared with the manifest's hashes as they are
+copied; then it is put in place by renames, the tapelist last. Called again after an interruption it
+goes on: what is there already is read and compared again, never believed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import amanda_age
+import amanda_archive
+import amanda_catalogue
+import amanda_encryption
+import amanda_files
+import amanda_fleet
+import amanda_generations
+import amanda_identity
+import amanda_layout
+import amanda_mirror_user
+from amanda_errors import AmandaError, ArgumentError
+from amanda_fresh import UNFINISHED
+from amanda_rights import as_user
+from amanda_tapes_back import TapesBack, remove, swap
+
+_NOTES = {
+    "retention.json": amanda_layout.RETENTION,
+    "terms.json": amanda_layout.TERMS,
+    "verified.json": amanda_layout.VERIFIED,
+}
+_STATE = ("curinfo", "index", "log")  # what of a config's state is brought back, and the tapelist
+_NO_MIRROR = "there is no mirror to rebuild from: set mirror in pillar backup"
+
+
+def configs(settings, config=None, generation=None):
+    """Return the configs to rebuild; first the one with the newest generation, whose fleet counts.
+
+    settings
+        The server's :class:`amanda_settings.Settings`.
+    config, generation
+        What was asked for; no config is all that the mirror has.
+
+    Raises :class:`~amanda_errors.ArgumentError` if there is nothing to rebuild from.
+    """
+    if settings.mirror is None:
+        raise ArgumentError(_NO_MIRROR)
+    asked = [settings.config(config).name] if config else list(settings.configs)
+    found = {name: amanda_generations.names(settings.mirror, name) for name in asked}
+    names = [name for name in asked if found[name]]
+    if not names:
+        raise ArgumentError(
+            f"the mirror {settings.mirror.directory} has no generation of {', '.join(asked)}: is "
+            "it mounted, and is backup:mirror:directory as it was?"
+        )
+    if generation and len(names) > 1:
+        raise ArgumentError(f"a generation is one config's: add config=, one of {', '.join(names)}")
+    return sorted(names, key=lambda name: found[name][-1], reverse=True)
+
+
+def rebuild(work):
+    """Take over what a generation of the mirror holds: catalogue, tapes, pins, fleet and identity.
+
+    work
+        The :class:`amanda_run.Run`; of its options ``identity`` is a path on this server (without
+        it the server's own key must do) and ``generation`` a name (without it, the newest).
+
+    Returns the step's result. ``lacking`` has the labels of tapes that the catalogue knows and the
+    generation doesn't have, ``damaged`` those whose copy on the mirror isn't what the manifest
+    says, each with its ``label`` and ``problem``: both are left out. Raises
+    :class:`~amanda_errors.AmandaError`, before anything has changed, if this server has dumps of
+    its own or too little room, or the generation can't be believed or opened.
+    """
+    mirror = work.settings.mirror
+    if mirror is None:
+        raise AmandaError(_NO_MIRROR)
+    _check_own(work.places)
+    amanda_generations.names(mirror, work.config.name)  # does it answer at all?
+    manifest = amanda_generations.load(mirror, work.config.name, work.options.get("generation"))
+    if not manifest.tapes:
+        raise AmandaError(
+            f"generation {manifest.generation} of {manifest.config} on the mirror has no tape: "
+            "name an older one with generation="
+        )
+    with contextlib.ExitStack() as stack:
+        session = _Session(work, manifest, _opened(stack, work, manifest))
+        session.tapes.check()
+        session.begin()
+        session.tapes.copy()
+        session.put_in_place()
+        return session.result()
+
+
+def _opened(stack, work, manifest):
+    """Return the unpacked catalogue of a generation, until *stack* is left."""
+    identity = stack.enter_context(amanda_identity.given(work.options.get("identity"), work.user))
+    opened = amanda_generations.open_catalogue(work.settings.mirror, manifest, work.user, identity)
+    try:
+        return stack.enter_context(opened)
+    except AmandaError as error:
+        what = f"the catalogue of generation {manifest.generation} can't be opened: {error}"
+    if manifest.archive.method == "age":
+        raise AmandaError(
+            f"{what}. If it is sealed to other keys: identity= takes an offsite identity whose "
+            f"public half was in pillar {amanda_encryption.RECIPIENTS_KEY} when it was made"
+        )
+    amcrypt = dataclasses.replace(work.settings.encryption, method="amcrypt")
+    keys = " and ".join(map(str, amanda_encryption.escrow(amcrypt, work.platform)))
+    raise AmandaError(
+        f"{what}. It is sealed with amcrypt, whose keys no mirror holds: first put your copies of "
+        f"the lost server's {keys} in the place of this server's, owned by {work.user} and with "
+        "mode 0400"
+    )
+
+
+def _written(tapelist):
+    """Return label and write time of each written tape, a set of pairs."""
+    tapes = amanda_catalogue.read_tapelist(tapelist)
+    return {(tape.label, tape.written) for tape in tapes if tape.written != "0"}
+
+
+def _check_own(places, known=None):
+    """Raise if this server has dumps of its own.
+
+    known
+        What the generation knows: an interrupted rebuild may have brought that here already.
+    """
+    own = _written(places.tapelist) if os.path.lexists(places.tapelist) else set()
+    resumed = os.path.lexists(places.state / UNFINISHED)
+    if own and not (resumed and (known is None or own <= known)):
+        raise AmandaError(
+            f"this server has dumps of {places.name} on {len(own)} tapes, so nothing is rebuilt "
+            "over them. What the mirror holds can be had with amanda.recover source=mirror. If "
+            f"this server's own dumps are not needed, move what is in {places.state} and "
+            f"{places.tapes} elsewhere, apply the state backup, and call amanda.rebuild again"
+        )
+
+
+class _Session:
+    """One rebuild: what there is, what is wanted, what was found."""
+
+    def __init__(self, work, manifest, unpacked):
+        self.work, self.manifest, self.unpacked = work, manifest, unpacked
+        self.places, self.user = work.places, work.user
+        self.state = self.places.state / UNFINISHED
+        known = _written(unpacked.tapelist)
+        _check_own(self.places, known)
+        self.tapes = TapesBack(work, manifest, known)
+
+    def begin(self):
+        """Mark the rebuild as begun: from now on nothing else may dump here."""
+        as_user(self.user, os.makedirs, str(self.state), 0o700, True)
+
+    def put_in_place(self):
+        """Put all that was brought into its place; the tapelist, which makes it count, last."""
+        extras = amanda_archive.read_extras(self.unpacked, self.user)
+        for name in _NOTES.keys() & extras:
+            _mapping(f"the catalogue's {name}", extras[name])
+        fleet = self._fleet(extras)
+        as_user(self.user, _stage, str(self.unpacked.state), str(self.state))
+        as_user(self.user, swap, str(self.state), str(self.places.state), list(_STATE))
+        self.tapes.put_in_place()
+        for name in _NOTES.keys() & extras:
+            _NOTES[name].mkdir(mode=0o700, exist_ok=True)
+            path = _NOTES[name] / f"{self.places.name}.json"
+            amanda_files.write(path, extras[name].encode(), mode=0o600)
+        self._take_keys(extras)
+        if fleet is not None:
+            with amanda_fleet.alone(amanda_layout.FLEET):
+                amanda_fleet.save(fleet, amanda_layout.FLEET)
+        as_user(self.user, swap, str(self.state), str(self.places.state), ["tapelist"])
+        as_user(self.user, remove, str(self.state))
+
+    def _fleet(self, extras):
+        """Return the old server's fleet; None if there is none, or this server has a newer one."""
+        if "fleet.json" not in extras:
+            return None
+        origin = f"the fleet in generation {self.manifest.generation}"
+        fleet = amanda_fleet.from_json(_mapping(origin, extras["fleet.json"]), origin)
+        for name in set(self.work.settings.configs) - {self.places.name}:
+            other = amanda_layout.places(name, self.work.settings.paths)
+            if amanda_catalogue.all_logs(other):
+                return None  # it came with that one, or was collected since
+        return fleet
+
+    def _take_keys(self, extras):
+        """Add the old server's identities to this one's, if it is to hold any: they open dumps.
+
+        Nothing new is sealed to them.
+        """
+        path, encryption = amanda_layout.AGE_IDENTITY, self.work.settings.encryption
+        text = extras.get("identity")
+        if not text or path not in amanda_encryption.escrow(encryption, self.work.platform):
+            return
+        own = path.read_bytes()
+        had = amanda_age.identities(own, path)
+        found = amanda_age.identities(text.encode(), "the catalogue's identity")
+        new = [identity for identity in found if identity not in had]
+        if new:
+            lines = "".join(f"{identity}\n" for identity in new)
+            content = own.rstrip(b"\n") + b"\n# of the server before this one\n" + lines.encode()
+            amanda_files.write(path, content, self.user, self.work.platform.group, 0o400)
+        if set(extras.get("recipients", "").split()).issuperset(encryption.recipients):
+            # The time says since when dumps are sealed to all of them: no longer than there.
+            since = (self.unpacked.extras / "recipients").lstat().st_mtime
+            os.utime(amanda_layout.AGE_RECIPIENTS, (since, since))
+
+    def result(self):
+        """Return the step's result."""
+        tapes = self.tapes
+        whole = len(tapes.wanted) - len(tapes.damaged)
+        parts = [
+            f"generation {self.manifest.generation} of {self.manifest.config} is in place: "
+            f"{whole} tapes, {tapes.copied} bytes of them copied"
+        ]
+        parts += [f"tape {tape['label']} is left out: {tape['problem']}" for tape in tapes.damaged]
+        if tapes.lacking:
+            parts.append(f"the mirror has no copy of tape {', '.join(tapes.lacking)}")
+        if gone := [*tapes.lacking, *(tape["label"] for tape in tapes.damaged)]:
+            give_up = f"runuser -u {self.user} -- amrmtape --cleanup {self.places.name}"
+            parts.append(
+                "Bring such a tape back from another copy, into its slot; or give its dumps up, as "
+                f"root, with: {'; '.join(f'{give_up} {label}' for label in gone)}"
+            )
+        return {
+            "success": not tapes.damaged,
+            "message": ". ".join(parts),
+            "generation": self.manifest.generation,
+            "run": self.manifest.run,
+            "tapes": whole,
+            "bytes": self.manifest.size,
+            "copied_bytes": tapes.copied,
+            "lacking": tapes.lacking,
+            "damaged": tapes.damaged,
+        }
+
+
+def _mapping(what, text):
+    """Return the mapping that a JSON *text* of the archive is."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AmandaError(f"{what} can't be read: {error}") from None
+    if not isinstance(data, dict):
+        raise AmandaError(f"{what} can't be read: it is no mapping")
+    return data
+
+
+# --- as the dump user ---
+
+
+def _stage(source, directory):
+    """Copy a catalogue's state into *directory*, from nothing, and bring it to the disk."""
+    for path in Path(directory).iterdir():
+        amanda_mirror_user.discard(path)
+    for name in (*_STATE, "tapelist"):
+        found = Path(source, name)
+        if found.is_dir():
+            shutil.copytree(found, Path(directory, name))
+        elif found.exists():
+            shutil.copyfile(found, Path(directory, name))
+        else:
+            Path(directory, name).mkdir()
+    os.sync()

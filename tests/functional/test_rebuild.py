@@ -1,0 +1,422 @@
+"""A server made anew from a mirror and an offsite identity alone, and all that can go wrong."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import amanda_age
+import amanda_catalogue
+import amanda_encryption
+import amanda_fleet
+import amanda_fresh
+import amanda_host
+import amanda_layout
+import amanda_manifest
+import amanda_platform
+import amanda_results
+import pytest
+
+from tests.functional.ssh_fleet import SshFleet
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, Amanda and sshd")
+
+KEPT = Path("/var/tmp/kept")
+"""What outlives the server: what is backed up, the mirror as it was last, the offsite identity."""
+MIRROR = Path("/var/tmp/mirror-of-rebuild")
+IDENTITY = KEPT / "offsite.key"
+WHOLE = ["rebuild", "label", "collect"]
+
+
+def server():
+    """Return a fresh server of the pillar that has a mirror and an offsite recipient."""
+    fleet = SshFleet()
+    (recipient,) = map(amanda_age.public_key, amanda_age.identities(IDENTITY.read_bytes(), ""))
+    fleet.pillar["encryption"] = {"recipients": [recipient]}
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(MIRROR)}
+    amanda_encryption.ensure(fleet.settings.encryption, fleet.platform)
+    return fleet
+
+
+def give(directory):
+    subprocess.run(["chown", "-R", "nobody", directory], check=True)
+
+
+@dataclasses.dataclass
+class Lost:
+    """What the lost server had."""
+
+    dumps: list
+    tapelist: str
+    fleet: amanda_fleet.Fleet
+    notes: dict
+    identities: tuple
+
+
+def identities():
+    """Return the server's own age identities."""
+    return amanda_age.identities(amanda_layout.AGE_IDENTITY.read_bytes(), "")
+
+
+def notes():
+    """Return the notes of root's, by path below our state."""
+    tops = (amanda_layout.RETENTION, amanda_layout.TERMS)
+    found = [path for top in tops for path in top.glob("*")]
+    return {str(path): json.loads(path.read_text()) for path in found}
+
+
+@pytest.fixture(scope="module")
+def lost():
+    """Give what a server had that dumped twice and is gone; its mirror is in KEPT."""
+    shutil.rmtree(KEPT, ignore_errors=True)
+    shutil.rmtree(MIRROR, ignore_errors=True)
+    for name in ("web", "other"):
+        (KEPT / name).mkdir(parents=True)
+        (KEPT / name / "blob").write_bytes(os.urandom(300_000))
+    IDENTITY.write_bytes(amanda_age.new_identity())
+    IDENTITY.chmod(0o400)
+    MIRROR.mkdir(mode=0o700)
+    give(MIRROR)
+    fleet = server()
+    try:
+        fleet.client("web1", [str(KEPT / "web"), str(KEPT / "other")])
+        assert fleet.run("backup_and_mirror")["success"]
+        fleet.clients[0] = dataclasses.replace(
+            fleet.clients[0],
+            directories=tuple(
+                dataclasses.replace(each, retired=amanda_results.now())
+                if each.path.endswith("other")
+                else each
+                for each in fleet.clients[0].directories
+            ),
+        )
+        fleet.save()
+        fleet.amanda("amadmin", "daily", "no-reuse", "daily-0005")
+        (KEPT / "web/new").write_text("new\n")
+        assert fleet.run("backup_and_mirror")["success"]
+        had = Lost(
+            amanda_catalogue.read(fleet.places),
+            fleet.places.tapelist.read_text(),
+            amanda_fleet.load(amanda_layout.FLEET),
+            notes(),
+            identities(),
+        )
+    finally:
+        fleet.remove()
+    MIRROR.rename(KEPT / "mirror")
+    yield had
+    shutil.rmtree(KEPT)
+
+
+@pytest.fixture
+def fresh(lost):
+    """Give a fresh server beside a copy of the mirror."""
+    shutil.copytree(KEPT / "mirror", MIRROR)
+    give(MIRROR)
+    MIRROR.chmod(0o700)
+    made = server()
+    yield made
+    made.remove()
+    shutil.rmtree(MIRROR)
+
+
+def rebuild(fleet, **options):
+    return fleet.run("rebuild", **{"identity": str(IDENTITY), **options})
+
+
+def message(result):
+    """Return what the step rebuild said, which failed, and whose followers never began."""
+    first, *others = result["steps"]
+    assert not result["success"]
+    assert not first["success"]
+    assert all(step["skipped"] for step in others)
+    return first["message"]
+
+
+def state(fleet):
+    """Return the files of a server's state, slots, keys and ours, with their content."""
+    tops = (fleet.places.state, fleet.places.tapes, amanda_layout.SETTINGS, amanda_layout.STATE)
+    found = {}
+    for top in tops:
+        for path in top.rglob("*"):
+            if path.is_file() and path.parent != amanda_layout.RUNS:
+                found[str(path)] = path.read_bytes()
+    for name in (amanda_layout.SPECIFICATION, amanda_layout.STATE / "run.lock"):
+        found.pop(str(name), None)
+    return found
+
+
+def on_mirror(pattern):
+    """Return the file of a tape on the mirror."""
+    (path,) = MIRROR.glob(f"daily/tapes/{pattern}")
+    return path
+
+
+def test_a_fresh_server_has_all_that_the_lost_one_had(fresh, lost):
+    own, recipients = identities(), amanda_layout.AGE_RECIPIENTS.read_text()
+    result = rebuild(fresh)
+    assert result["success"], result
+    assert [step["step"] for step in result["steps"]] == WHOLE
+    assert fresh.places.tapelist.read_text() == lost.tapelist
+    assert amanda_catalogue.read(fresh.places) == lost.dumps
+    assert amanda_fleet.load(amanda_layout.FLEET) == lost.fleet
+    assert notes() == lost.notes
+    assert identities() == own + lost.identities
+    assert amanda_layout.AGE_RECIPIENTS.read_text() == recipients
+    for path in (*fresh.places.state.rglob("*"), *fresh.places.tapes.rglob("*")):
+        if path.name != "tapelist.last_write":  # a link of Amanda's to the number of a process
+            assert path.owner() == fresh.platform.user
+    for path in (fresh.places.logs, fresh.places.index, fresh.places.info, fresh.places.tapelist):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert all(path.stat().st_mode & 0o077 == 0 for path in fresh.places.tapes.rglob("*"))
+    assert not list(fresh.places.state.glob("*.partial"))
+    assert not list(fresh.places.tapes.glob("*.partial"))
+
+
+def test_amanda_and_the_mirror_go_on_where_the_lost_server_was(fresh, lost):
+    assert rebuild(fresh)["success"]
+    fresh.amanda("amcheckdump", "daily", "--timestamp", lost.dumps[0].timestamp)
+    (step,) = [step for step in fresh.run("mirror")["steps"] if step["step"] == "mirror"]
+    assert step["success"], step
+    assert step["copied_tapes"] == []
+    assert step["warnings"] == []
+    assert not step["pruned"]["paused"]
+
+
+def test_a_second_rebuild_is_refused_and_changes_nothing(fresh):
+    assert rebuild(fresh)["success"]
+    before = state(fresh)
+    said = message(rebuild(fresh))
+    assert "this server has dumps of daily on 2 tapes, so nothing is rebuilt over them" in said
+    assert state(fresh) == before
+
+
+def test_a_wrong_identity_changes_nothing_and_is_told(fresh):
+    other = KEPT / "other.key"
+    other.write_bytes(amanda_age.new_identity())
+    other.chmod(0o400)
+    before = state(fresh)
+    said = message(rebuild(fresh, identity=str(other)))
+    assert "no identity matched any of the recipients" in said
+    assert "identity= takes an offsite identity whose public half was in pillar" in said
+    assert state(fresh) == before
+    assert "AGE-SECRET-KEY" not in json.dumps(said)
+
+
+def test_without_any_identity_the_servers_own_key_is_tried_and_the_remedy_told(fresh):
+    assert "identity= takes an offsite identity" in message(rebuild(fresh, identity=None))
+
+
+def test_a_tape_with_a_flipped_bit_is_left_out_and_named_and_all_others_are_there(fresh, lost):
+    path = on_mirror("daily-0001/*/00001.*")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    said = message(rebuild(fresh))
+    assert f"tape daily-0001 is left out: '{path}' has changed: its SHA-256 is another" in said
+    assert "amrmtape --cleanup daily daily-0001" in said
+    assert fresh.places.tapelist.read_text() == lost.tapelist
+    assert [path.name for path in sorted((fresh.places.tapes / "slot1").iterdir())] == [
+        "00000.daily-0001"
+    ]
+    assert len(list((fresh.places.tapes / "slot2").iterdir())) > 1
+    (label,) = fresh.run("label")["steps"]
+    assert "the catalogue says that tape daily-0001 was written" in label["message"]
+    fresh.amanda("amrmtape", "--cleanup", "daily", "daily-0001")
+    assert fresh.run("label")["success"]
+
+
+def test_a_tape_that_is_cut_short_or_away_is_left_out_and_named(fresh):
+    short, away = on_mirror("daily-0001/*/00001.*"), on_mirror("daily-0002/*/00001.*")
+    os.truncate(short, 40_000)
+    away.unlink()
+    said = message(rebuild(fresh))
+    assert f"'{short}' has 40000 bytes instead of" in said
+    assert f"'{away}' can't be read: No such file or directory" in said
+
+
+def rewritten(change):
+    """Have *change* alter the newest manifest's tapes, a list, as whoever writes the mirror can."""
+    manifest = sorted(MIRROR.glob("daily/generations/*/manifest.json"))[-1]
+    data = json.loads(manifest.read_text())
+    change(data["tapes"])
+    text = json.dumps(data)
+    manifest.write_text(text)
+    manifest.with_suffix(".sha256").write_text(f"{amanda_manifest.digest(text)}  manifest.json\n")
+
+
+def test_a_tape_that_the_mirror_lacks_is_named_with_the_command_that_gives_it_up(fresh, lost):
+    rewritten(lambda tapes: tapes.pop(0))
+    result = rebuild(fresh)
+    first, label, collect = result["steps"]
+    assert first["success"]
+    assert first["lacking"] == ["daily-0001"]
+    assert "the mirror has no copy of tape daily-0001" in first["message"]
+    assert f"runuser -u {fresh.platform.user} -- amrmtape --cleanup daily daily-0001" in str(first)
+    assert not label["success"]
+    assert "the catalogue says that tape daily-0001 was written" in label["message"]
+    assert collect["success"]
+    assert fresh.places.tapelist.read_text() == lost.tapelist
+
+
+def test_a_manifest_that_names_tapes_which_its_catalogue_does_not_know_is_not_believed(fresh):
+    before = state(fresh)
+    rewritten(lambda tapes: tapes[0].update(label="daily-0003"))
+    assert "its catalogue doesn't know its tape daily-0003" in message(rebuild(fresh))
+    rewritten(lambda tapes: tapes.clear())
+    assert "has no tape: name an older one with generation=" in message(rebuild(fresh))
+    assert state(fresh) == before
+
+
+def test_a_changed_catalogue_or_manifest_changes_nothing_here(fresh):
+    before = state(fresh)
+    (archive,) = sorted(MIRROR.glob("daily/generations/*/catalogue.*"))[-1:]
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    assert f"the catalogue was changed: {archive}" in message(rebuild(fresh))
+    manifest = archive.with_name("manifest.json")
+    manifest.write_text(manifest.read_text().replace("daily-0001", "daily-0003"))
+    assert "manifest.json or manifest.sha256 was changed" in message(rebuild(fresh))
+    assert state(fresh) == before
+
+
+def test_without_room_for_the_tapes_nothing_is_changed(fresh):
+    tapes = fresh.places.tapes
+    slots = [path.name for path in tapes.iterdir()]
+    script = f"mount -t tmpfs -o size=2m,uid=$(id -u {fresh.platform.user}),mode=700 none {tapes}"
+    subprocess.run(["sh", "-c", script], check=True)
+    try:
+        assert f"{tapes} has " in (said := message(rebuild(fresh)))
+        assert "bytes free" in said
+        assert not list(tapes.iterdir())
+        assert not list(fresh.places.state.glob("*.partial"))
+    finally:
+        subprocess.run(["umount", tapes], check=True)
+    assert [path.name for path in tapes.iterdir()] == slots
+
+
+def test_tapes_of_its_own_in_the_slots_are_refused(fresh):
+    before = (fresh.places.tapes / "slot1/00000.daily-0001").read_bytes()
+    own = before.replace(b"DATE X", b"DATE 20250101010000").ljust(32768, b"\0")[:32768]
+    (fresh.places.tapes / "slot1/00000.daily-0001").write_bytes(own)
+    said = message(rebuild(fresh))
+    assert "slot 1 holds tape daily-0001 written at 20250101010000" in said
+    assert "Move it elsewhere" in said
+
+
+def test_tapes_that_survived_in_their_slots_are_compared_and_not_copied(fresh, lost):
+    """The disk of the system is lost, that of the tapes isn't."""
+    user = fresh.platform.user
+    for number in (1, 2):
+        (source,) = MIRROR.glob(f"daily/tapes/daily-000{number}/*")
+        slot = fresh.places.tapes / f"slot{number}"
+        shutil.rmtree(slot)
+        shutil.copytree(source, slot)
+        (slot / "SHA256SUMS").unlink()
+        subprocess.run(["chown", "-R", user, slot], check=True)
+    blob = next((fresh.places.tapes / "slot2").glob("00001.*"))
+    data = blob.read_bytes()
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert f"'{blob}' has changed: its SHA-256 is another" in message(rebuild(fresh))
+    blob.write_bytes(data)
+    result = rebuild(fresh)
+    assert result["success"], result
+    assert result["steps"][0]["copied_bytes"] == 0
+    assert amanda_catalogue.read(fresh.places) == lost.dumps
+
+
+@pytest.mark.parametrize("moment", ["copying", "swapped", "done"])
+def test_killed_half_way_it_is_completed_by_the_next_and_nothing_dumps_between(fresh, lost, moment):
+    """Killed where it is worst, by a copy of the engine that kills itself there."""
+    file, line, times = {
+        "copying": ("amanda_tapes_back", "            if problem := self._copy(copy,", 2),
+        "swapped": ("amanda_rebuild", "        self._take_keys(extras)", 1),
+        "done": ("amanda_rebuild", "        as_user(self.user, remove, str(self.state))", 1),
+    }[moment]
+    engine = amanda_layout.PROGRAMS / f"{file}.py"
+    text = engine.read_text()
+    assert text.count(line) == 1
+    indent = " " * (len(line) - len(line.lstrip()))
+    count = f"{indent}n = globals()['n'] = globals().get('n', 0) + 1\n"
+    end = f"{indent}if n == {times}: os.kill(os.getpid(), 9)\n"
+    engine.write_text(text.replace(line, f"{count}{end}{line}"))
+    process, file = fresh.start("rebuild", identity=str(IDENTITY))
+    assert process.wait(timeout=60) == -9
+    assert amanda_results.read(file)["state"] == "interrupted"
+    engine.write_text(text)
+    platform = amanda_platform.detect()
+    assert "was interrupted" in amanda_fresh.awaited(fresh.settings, "daily", platform)
+    by_hand = fresh.run("backup")
+    assert "call amanda.rebuild again" in str(by_hand["steps"])
+    assert not amanda_results.read(file)["success"]
+    result = rebuild(fresh)
+    assert result["success"], result
+    assert fresh.places.tapelist.read_text() == lost.tapelist
+    assert amanda_catalogue.read(fresh.places) == lost.dumps
+    assert amanda_fresh.awaited(fresh.settings, "daily", platform) is None
+    assert not list(fresh.places.tapes.glob("*.partial"))
+
+
+def test_of_several_configs_the_fleet_of_the_first_that_is_rebuilt_stays(fresh, lost):
+    fresh.pillar["configs"]["weekly"] = dict(fresh.pillar["configs"]["daily"])
+    fresh.configure("weekly")
+    other = amanda_layout.places("weekly", fresh.settings.paths)
+    (other.logs / f"log.{lost.dumps[-1].timestamp}.0").write_text("")
+    assert rebuild(fresh)["steps"][0]["success"]
+    assert amanda_fleet.load(amanda_layout.FLEET).clients == ()
+
+
+def test_a_generation_of_before_can_be_named(fresh, lost):
+    first, _ = sorted(path.name for path in (MIRROR / "daily/generations").iterdir())
+    result = rebuild(fresh, generation=first)
+    assert result["success"], result
+    assert {dump.timestamp for dump in amanda_catalogue.read(fresh.places)} == {
+        lost.dumps[0].timestamp
+    }
+    assert "is in place: 1 tapes" in result["steps"][0]["message"]
+
+
+# --- until it is rebuilt ---
+
+
+def test_a_fresh_server_awaits_its_rebuild_as_long_as_the_mirror_holds_dumps(fresh):
+    platform = amanda_platform.detect()
+    said = amanda_fresh.awaited(fresh.settings, "daily", platform)
+    assert "holds 2 generations of it" in said
+    assert "amanda.rebuild identity=FILE" in said
+    assert "amanda.backup daily" in said
+    (check,) = [step for step in fresh.run("check")["steps"] if step["step"] == "check"]
+    assert check["server"] == [said]
+    MIRROR.rename(MIRROR.with_suffix(".away"))
+    try:
+        said = amanda_fresh.awaited(fresh.settings, "daily", platform)
+        assert f"the mirror's directory {MIRROR} doesn't exist. Mount it" in said
+        MIRROR.mkdir(mode=0o700)
+        give(MIRROR)
+        assert amanda_fresh.awaited(fresh.settings, "daily", platform) is None
+        MIRROR.rmdir()
+    finally:
+        MIRROR.with_suffix(".away").rename(MIRROR)
+
+
+def test_once_it_has_dumped_the_mirror_is_not_asked_any_more(fresh):
+    fresh.client("web1", [str(KEPT / "web")])
+    assert fresh.run("backup")["success"]
+    fresh.pillar["mirror"]["directory"] = "/no/where"
+    assert amanda_fresh.awaited(fresh.settings, "daily", amanda_platform.detect()) is None
+    fresh.pillar["mirror"]["directory"] = str(MIRROR)
+    assert "this server has dumps of daily on 1 tapes" in message(rebuild(fresh))
+
+
+def test_a_mirror_that_hangs_does_not_hold_up_the_schedule(fresh, monkeypatch):
+    def hang(directory):
+        time.sleep(3600)
+
+    monkeypatch.setattr(amanda_host.amanda_mirror_user, "check_usable", hang)
+    monkeypatch.setattr(amanda_host, "_MIRROR_SECONDS", 1)
+    began = time.monotonic()
+    said = amanda_fresh.awaited(fresh.settings, "daily", amanda_platform.detect())
+    assert time.monotonic() - began < 10
+    assert "can't see whether the mirror holds the dumps of one before it" in said
