@@ -63,7 +63,7 @@ def identities():
 
 def notes():
     """Return the notes of root's, by path below our state."""
-    tops = (amanda_layout.RETENTION, amanda_layout.TERMS)
+    tops = (amanda_layout.RETENTION, amanda_layout.TERMS, amanda_layout.VERIFIED)
     found = [path for top in tops for path in top.glob("*")]
     return {str(path): json.loads(path.read_text()) for path in found}
 
@@ -164,6 +164,7 @@ def test_a_fresh_server_has_all_that_the_lost_one_had(fresh, lost):
     assert amanda_catalogue.read(fresh.places) == lost.dumps
     assert amanda_fleet.load(amanda_layout.FLEET) == lost.fleet
     assert notes() == lost.notes
+    assert len(lost.notes) == 3
     assert identities() == own + lost.identities
     assert amanda_layout.AGE_RECIPIENTS.read_text() == recipients
     for path in (*fresh.places.state.rglob("*"), *fresh.places.tapes.rglob("*")):
