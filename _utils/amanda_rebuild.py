@@ -1,5 +1,7 @@
 """The step ``rebuild``: a fresh server becomes the one that a generation of the mirror was made on.
 
+On a server that has its own catalogue still, but lost tapes, it brings back those alone.
+
 Everything is brought beside its place first, tapes compared with the manifest's hashes as they are
 copied; then it is put in place by renames, the tapelist last. Called again after an interruption it
 goes on: what is there already is read and compared again, never believed.
@@ -64,6 +66,8 @@ def configs(settings, config=None, generation=None):
 def rebuild(work):
     """Take over what a generation of the mirror holds: catalogue, tapes, pins, fleet and identity.
 
+    A server that has dumps of its own gets the tapes that it lacks, and nothing else.
+
     work
         The :class:`amanda_run.Run`; of its options ``identity`` is a path on this server (without
         it the server's own key must do) and ``generation`` a name (without it, the newest).
@@ -72,12 +76,12 @@ def rebuild(work):
     generation doesn't have, ``damaged`` those whose copy on the mirror isn't what the manifest
     says, each with its ``label`` and ``problem``: both are left out. Raises
     :class:`~amanda_errors.AmandaError`, before anything has changed, if this server has dumps of
-    its own or too little room, or the generation can't be believed or opened.
+    its own and lacks none of the tapes, if it has too little room, or if the generation can't be
+    believed or opened.
     """
     mirror = work.settings.mirror
     if mirror is None:
         raise AmandaError(_NO_MIRROR)
-    _check_own(work.places)
     amanda_generations.names(mirror, work.config.name)  # does it answer at all?
     manifest = amanda_generations.load(mirror, work.config.name, work.options.get("generation"))
     if not manifest.tapes:
@@ -85,6 +89,8 @@ def rebuild(work):
             f"generation {manifest.generation} of {manifest.config} on the mirror has no tape: "
             "name an older one with generation="
         )
+    if _own(work.places) and not _resumed(work.places):
+        return _bring_lost_tapes(work, manifest)
     with contextlib.ExitStack() as stack:
         session = _Session(work, manifest, _opened(stack, work, manifest))
         session.tapes.check()
@@ -92,6 +98,24 @@ def rebuild(work):
         session.tapes.copy()
         session.put_in_place()
         return session.result()
+
+
+def _bring_lost_tapes(work, manifest):
+    """Bring back tapes that this server knows and its disk has lost; return the step's result."""
+    own = _own(work.places)
+    copies = tuple(copy for copy in manifest.tapes if copy.key in own)
+    tapes = TapesBack(work, dataclasses.replace(manifest, tapes=copies), own)
+    lost = tapes.check_lost()
+    if not lost:
+        raise _refusal(work.places, own)
+    tapes.copy()
+    tapes.put_in_place()
+    done = [label for label in lost if label not in {tape["label"] for tape in tapes.damaged}]
+    what = (
+        f"{len(done)} lost tapes are back in {work.places.tapes}, {tapes.copied} bytes; catalogue "
+        "and all other tapes are as they were"
+    )
+    return _result(what, manifest, tapes, len(done))
 
 
 def _opened(stack, work, manifest):
@@ -122,21 +146,23 @@ def _written(tapelist):
     return {(tape.label, tape.written) for tape in tapes if tape.written != "0"}
 
 
-def _check_own(places, known=None):
-    """Raise if this server has dumps of its own.
+def _own(places):
+    """Return label and write time of the tapes with dumps of this server, a set of pairs."""
+    return _written(places.tapelist) if os.path.lexists(places.tapelist) else set()
 
-    known
-        What the generation knows: an interrupted rebuild may have brought that here already.
-    """
-    own = _written(places.tapelist) if os.path.lexists(places.tapelist) else set()
-    resumed = os.path.lexists(places.state / UNFINISHED)
-    if own and not (resumed and (known is None or own <= known)):
-        raise AmandaError(
-            f"this server has dumps of {places.name} on {len(own)} tapes, so nothing is rebuilt "
-            "over them. What the mirror holds can be had with amanda.recover source=mirror. If "
-            f"this server's own dumps are not needed, move what is in {places.state} and "
-            f"{places.tapes} elsewhere, apply the state backup, and call amanda.rebuild again"
-        )
+
+def _resumed(places):
+    return os.path.lexists(places.state / UNFINISHED)
+
+
+def _refusal(places, own):
+    return AmandaError(
+        f"this server has dumps of {places.name} on {len(own)} tapes, so nothing is rebuilt over "
+        "them, and none that the mirror has is missing. What the mirror holds can be had with "
+        "amanda.recover source=mirror. If this server's own dumps are not needed, move what is in "
+        f"{places.state} and {places.tapes} elsewhere, apply the state backup, and call "
+        "amanda.rebuild again"
+    )
 
 
 class _Session:
@@ -147,7 +173,8 @@ class _Session:
         self.places, self.user = work.places, work.user
         self.state = self.places.state / UNFINISHED
         known = _written(unpacked.tapelist)
-        _check_own(self.places, known)
+        if (own := _own(self.places)) - known:  # that is no rebuild which goes on
+            raise _refusal(self.places, own)
         self.tapes = TapesBack(work, manifest, known)
 
     def begin(self):
@@ -210,32 +237,37 @@ class _Session:
 
     def result(self):
         """Return the step's result."""
-        tapes = self.tapes
-        whole = len(tapes.wanted) - len(tapes.damaged)
-        parts = [
+        whole = len(self.tapes.wanted) - len(self.tapes.damaged)
+        what = (
             f"generation {self.manifest.generation} of {self.manifest.config} is in place: "
-            f"{whole} tapes, {tapes.copied} bytes of them copied"
-        ]
-        parts += [f"tape {tape['label']} is left out: {tape['problem']}" for tape in tapes.damaged]
-        if tapes.lacking:
-            parts.append(f"the mirror has no copy of tape {', '.join(tapes.lacking)}")
-        if gone := [*tapes.lacking, *(tape["label"] for tape in tapes.damaged)]:
-            give_up = f"runuser -u {self.user} -- amrmtape --cleanup {self.places.name}"
-            parts.append(
-                "Bring such a tape back from another copy, into its slot; or give its dumps up, as "
-                f"root, with: {'; '.join(f'{give_up} {label}' for label in gone)}"
-            )
-        return {
-            "success": not tapes.damaged,
-            "message": ". ".join(parts),
-            "generation": self.manifest.generation,
-            "run": self.manifest.run,
-            "tapes": whole,
-            "bytes": self.manifest.size,
-            "copied_bytes": tapes.copied,
-            "lacking": tapes.lacking,
-            "damaged": tapes.damaged,
-        }
+            f"{whole} tapes, {self.tapes.copied} bytes of them copied"
+        )
+        return _result(what, self.manifest, self.tapes, whole)
+
+
+def _result(what, manifest, tapes, whole):
+    """Return the step's result: *what* is in place, *whole* tapes, and what isn't."""
+    parts = [what]
+    parts += [f"tape {tape['label']} is left out: {tape['problem']}" for tape in tapes.damaged]
+    if tapes.lacking:
+        parts.append(f"the mirror has no copy of tape {', '.join(tapes.lacking)}")
+    if gone := [*tapes.lacking, *(tape["label"] for tape in tapes.damaged)]:
+        give_up = f"runuser -u {tapes.user} -- amrmtape --cleanup {tapes.places.name}"
+        parts.append(
+            "Bring such a tape back from another copy, into its slot; or give its dumps up, as "
+            f"root, with: {'; '.join(f'{give_up} {label}' for label in gone)}"
+        )
+    return {
+        "success": not tapes.damaged,
+        "message": ". ".join(parts),
+        "generation": manifest.generation,
+        "run": manifest.run,
+        "tapes": whole,
+        "bytes": manifest.size,
+        "copied_bytes": tapes.copied,
+        "lacking": tapes.lacking,
+        "damaged": tapes.damaged,
+    }
 
 
 def _mapping(what, text):

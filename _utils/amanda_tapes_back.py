@@ -69,13 +69,8 @@ class TapesBack:
 
         What is in its slot already, as it should be, stays and isn't copied.
         """
-        if not as_user(self.user, os.path.isdir, str(self.places.tapes)):
-            raise AmandaError(
-                f"{self.places.tapes} doesn't exist: apply the state backup on this server first; "
-                "or is its disk mounted?"
-            )
         refusals = []
-        for row in amanda_tapes.tapes(self.places, self.user):
+        for row in self._rows():
             copy, key = self.wanted.get(row["slot"]), (row["label"], row["written"])
             if row["problem"]:
                 refusals.append(row["problem"])
@@ -92,11 +87,46 @@ class TapesBack:
                 refusals += [f"{problem}. Move that slot elsewhere" for problem in problems]
             else:
                 self.there.append(row["slot"])
+        self._refuse(refusals)
+        self._check_room()
+
+    def check_lost(self):
+        """Take only tapes that no slot holds; return their labels. Raises as :meth:`check` does.
+
+        Nothing is read of the others: what they hold is :mod:`amanda_verify`'s business.
+        """
+        rows = {row["slot"]: row for row in self._rows()}
+        whole = [row for row in rows.values() if not row["problem"]]
+        here = {(row["label"], row["written"]) for row in whole}
+        self.lacking = sorted(
+            label for label, written in self.known - here if label in self.lacking
+        )
+        self.there = [number for number, copy in self.wanted.items() if copy.key in here]
+        lost = {number: self.wanted[number] for number in set(self.wanted) - set(self.there)}
+        self._refuse(
+            [
+                f"slot {number}, where tape {copy.label} belongs, holds something else. Move what "
+                f"is in {self.places.tapes}/slot{number} elsewhere"
+                for number, copy in sorted(lost.items())
+                if (row := rows.get(number)) and (row["problem"] or row["written"])
+            ]
+        )
+        self._check_room()
+        return sorted(copy.label for copy in lost.values())
+
+    def _rows(self):
+        if not as_user(self.user, os.path.isdir, str(self.places.tapes)):
+            raise AmandaError(
+                f"{self.places.tapes} doesn't exist: apply the state backup on this server first; "
+                "or is its disk mounted?"
+            )
+        return amanda_tapes.tapes(self.places, self.user)
+
+    def _refuse(self, refusals):
         if refusals:
             raise AmandaError(
                 f"the tapes of {self.places.name} are left as they are: {'; '.join(refusals)}"
             )
-        self._check_room()
 
     def _compare(self, directory, copy):
         """Return what is wrong with a tape on this server's disk, in words."""

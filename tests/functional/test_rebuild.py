@@ -195,6 +195,38 @@ def test_a_second_rebuild_is_refused_and_changes_nothing(fresh):
     assert state(fresh) == before
 
 
+def test_lost_tapes_come_back_without_a_key_and_nothing_else_changes(fresh, lost):
+    assert rebuild(fresh)["success"]
+    first, second = (fresh.places.tapes / f"slot{number}" for number in (1, 2))
+    held = {path.name: path.read_bytes() for path in first.iterdir()}
+    before = state(fresh)
+    shutil.rmtree(first)
+    result = fresh.run("rebuild")
+    assert result["success"], result
+    assert "1 lost tapes are back" in result["steps"][0]["message"]
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == held
+    assert state(fresh) == before
+    (copy,) = (MIRROR / "daily/tapes/daily-0002").glob("*/00001.*")
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.rmtree(first)
+    shutil.rmtree(second)
+    result = fresh.run("rebuild")
+    (damaged,) = result["steps"][0]["damaged"]
+    assert not result["success"] and damaged["label"] == "daily-0002"
+    assert first.is_dir() and "amrmtape --cleanup daily daily-0002" in result["steps"][0]["message"]
+
+
+def test_a_lost_tapes_slot_that_holds_something_else_is_not_touched(fresh):
+    assert rebuild(fresh)["success"]
+    slots = fresh.places.tapes
+    (slots / "slot1" / "00000.daily-0001").write_bytes(b"no label")
+    before = state(fresh)
+    said = message(fresh.run("rebuild"))
+    assert "slot 1, where tape daily-0001 belongs, holds something else" in said
+    assert state(fresh) == before
+
+
 def test_a_wrong_identity_changes_nothing_and_is_told(fresh):
     other = KEPT / "other.key"
     other.write_bytes(amanda_age.new_identity())
