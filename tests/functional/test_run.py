@@ -551,6 +551,8 @@ def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_resto
     result = fleet.run("backup_and_mirror")
     assert result["success"], result
     assert "that these open them was not tried" in steps(result)["canary"]["message"]
+    assert steps(result)["verify"]["good"] == steps(result)["verify"]["unopened"] == 1
+    assert "1 dumps could not be opened" in steps(result)["verify"]["message"]
     assert "can be opened was not tried" in steps(result)["mirror"]["message"]
 
     def recover(source, identity, destination):
