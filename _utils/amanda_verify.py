@@ -7,6 +7,7 @@ good if its hash is still the same, be it of a dump, of a half one that nobody n
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 
 import amanda_dump
@@ -21,7 +22,7 @@ from amanda_manifest import TAPE_FILE
 from amanda_rights import as_user
 from amanda_tapefile import HEADER_SIZE, TapeSource, take_header
 
-_PROGRAMS = ("APPLICATION", "GNUTAR")  # what makes our dumps, in their headers
+_PROGRAM = re.compile("APPLICATION|GNUTAR|/.+")  # a header has the path of the client's tar
 _FOREIGN = -1  # the number of a file that isn't Amanda's
 
 
@@ -107,7 +108,7 @@ def _check_headers(dump, source, opens):
         if (
             b"\0" in text
             or rest != first
-            or header.program not in _PROGRAMS
+            or not _PROGRAM.fullmatch(header.program)
             or any(had not in (None, log) for had, log in measured)
         ):
             raise AmandaError(
