@@ -29,6 +29,7 @@ with amanda_synced.engine():
     import amanda_fleet
     import amanda_former
     import amanda_fresh
+    import amanda_holding
     import amanda_host
     import amanda_identity
     import amanda_layout
@@ -599,8 +600,10 @@ def status(config=None):
         Tell of this Amanda config alone.
 
     Returns ``running``, None if no run is going on, and ``last``, by config: a check or a mirror
-    since that :func:`backup` or :func:`backup_and_mirror` doesn't hide what became of it. While the
-    pillar is broken also ``pillar``, what is wrong with it.
+    since that :func:`backup` or :func:`backup_and_mirror` doesn't hide what became of it;
+    ``holding``, by config: the dumps that wait on the holding disk for a tape (``host``, ``disk``,
+    ``timestamp``, ``level``, ``size``), or a text if they can't be listed. While the pillar is
+    broken also ``pillar``, what is wrong with it.
 
     CLI Example:
 
@@ -616,6 +619,7 @@ def status(config=None):
             "running": _shown(_running(names)),
             "last": {name: _shown(result) for name, result in last.items()},
             "drills": {name: amanda_drill.summary(name) for name in names},
+            "holding": {name: _waiting(settings, name) for name in names},
         }
         return {**told, "pillar": fault} if fault else told
 
@@ -628,6 +632,17 @@ def _running(configs):
     with contextlib.suppress(AmandaError):  # it has not begun to write, or that is damaged
         return amanda_results.read(amanda_results.path(run["config"], run["id"]))
     return None
+
+
+def _waiting(settings, name):
+    """Return what waits on the holding disk of a config, or in words why that can't be told."""
+    places = amanda_layout.places(name, settings.paths)
+    if not (places.conf / "amanda.conf").exists():
+        return []  # the state was never applied, so nothing was ever dumped
+    try:
+        return amanda_results.bounded(amanda_holding.images(places, amanda_platform.detect().user))
+    except AmandaError as error:
+        return str(error)
 
 
 # Files back.

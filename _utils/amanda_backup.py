@@ -291,7 +291,7 @@ def _summary(status, entries, flushed, waiting, aside, faults):
         for entry in lost
     ]
     if waiting:
-        parts.append(f"on the holding disk, for the next run: {len(waiting)}")
+        parts.append(amanda_holding.told(waiting))
     parts += [f"{image['host']} {image['disk']}: {image['message']}" for image in aside]
     parts += faults
     # A failed dump that was tried again and succeeded leaves its bit; the catalogue knows better.

@@ -3,6 +3,7 @@
 import amanda_amdump
 import amanda_command
 import amanda_fresh
+import amanda_holding
 import amanda_host
 import amanda_reach
 import amanda_retention
@@ -14,13 +15,19 @@ def check(work):
 
     work
         The :class:`amanda_run.Run`, once what was collected is in place.
+
+    Returns the step's result. What waits on the holding disk (``holding``, see
+    :func:`amanda_holding.images`), and tapes that will be too few, are ``warnings``: a run would
+    work.
     """
     server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
     problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
     if server.returncode and not problems:
         problems = [(server.stdout + server.stderr).decode(errors="replace").strip()[-500:]]
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
-    problems += _retention_problems(work) + _mirror_problems(work)
+    short, warnings = _tapes(work)
+    waiting, unlisted = _waiting(work)
+    problems += short + unlisted + _mirror_problems(work)
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}
@@ -33,22 +40,36 @@ def check(work):
         clients[host]["message"] = "; ".join(filter(None, [clients[host]["message"], problem]))
     failed = [client for client in clients.values() if not client["success"]]
     message = f"{len(clients) - len(failed)} of {len(clients)} clients can be dumped"
+    warnings += [amanda_holding.told(waiting)] if waiting else []
     said = [f"server: {problem}" for problem in problems]
     said += [client["message"] for client in failed]
     return {
         "success": not (problems or failed),
-        "message": ". ".join([message, *said]),
+        "message": ". ".join([message, *said, *warnings]),
         "server": problems,
+        "warnings": warnings,
+        "holding": waiting,
         "clients": list(clients.values()),
     }
 
 
-def _retention_problems(work):
+def _tapes(work):
+    """Return what is wrong with the number of tapes, and what will be: two lists of texts."""
     try:
-        retention = amanda_retention.look(work.places, work.user)
-        return list(filter(None, [amanda_retention.shortage(retention, work.config, work.user)]))
+        found = amanda_retention.look(work.places, work.user)
     except AmandaError as error:
-        return [str(error)]
+        return [str(error)], []
+    if shortage := amanda_retention.shortage(found, work.config, work.user):
+        return [shortage], []
+    return [], list(filter(None, [amanda_retention.outlook(found, work.config, work.dles())]))
+
+
+def _waiting(work):
+    """Return what waits on the holding disk, and why that can't be told: two lists."""
+    try:
+        return amanda_holding.images(work.places, work.user), []
+    except AmandaError as error:
+        return [], [f"the holding disk can't be listed: {error}"]
 
 
 def _mirror_problems(work):

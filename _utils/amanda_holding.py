@@ -33,6 +33,13 @@ def images(places, user):
     return parse(amanda_command.run(argv, user=user).stdout.decode(errors="replace"))
 
 
+def told(waiting):
+    """Return in words what *waiting*, images, are."""
+    names = [f"{each['host']} {each['disk']} of {each['timestamp']}" for each in waiting[:5]]
+    more = " …" if len(waiting) > 5 else ""
+    return f"on the holding disk, for the next run: {len(waiting)} ({', '.join(names)}{more})"
+
+
 def parse(text):
     """Return what ``amadmin CONF holding list -l`` printed, as :func:`images` does.
 

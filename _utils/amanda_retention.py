@@ -48,6 +48,11 @@ class Plan:
         How many tapes there are, and how many the next run could write, one after another.
     problem
         Why it can't be told what is needed, in words: then all that was written is held back.
+    wanted
+        As *hold*, of all tapes that a last state needs, those too that no run comes to yet.
+    spare
+        How many of the tapes that Amanda may use it could do without: the others are what it
+        keeps, and one to write.
     """
 
     hold: dict
@@ -55,6 +60,8 @@ class Plan:
     known: int
     writable: int
     problem: str = ""
+    wanted: dict = dataclasses.field(default_factory=dict)
+    spare: int = 0
 
 
 def needed(dumps, record=None):
@@ -109,9 +116,10 @@ def plan(tapes, wanted, rules, held=()):
         The labels that an earlier plan held back.
     """
     own = set(held)
+    usable = {tape.label for tape in tapes if tape.reuse or tape.label in own}
     hold, blank, written = {}, 0, 0
     for tape in sorted(tapes, key=lambda tape: tape.written, reverse=True):
-        if not tape.reuse and tape.label not in own:
+        if tape.label not in usable:
             continue  # an administrator's
         if tape.written == "0":
             blank += 1
@@ -123,7 +131,9 @@ def plan(tapes, wanted, rules, held=()):
     pinned = {tape.label for tape in tapes if not tape.reuse}
     release = tuple(sorted((own & pinned) - set(hold)))
     writable = blank + written if blank + written > rules.tapes else blank
-    return Plan(hold, release, len(tapes), writable)
+    could = {label: names for label, names in wanted.items() if label in usable}
+    spare = len(usable) - rules.tapes - 1
+    return Plan(hold, release, len(tapes), writable, wanted=could, spare=spare)
 
 
 def look(places, user):
@@ -199,6 +209,35 @@ def shortage(found, config, user):
     return (
         f"of the {config.runtapes} tapes that a run may write only {found.writable} can be written"
         f"{why if names else '.'} set backup:configs:{config.name}:slots in the pillar to "
+        f"{max(config.slots, found.known) + missing} or more and apply the state backup"
+    )
+
+
+def outlook(found, config, dles):
+    """Return what to tell if one more client that fails would take the last tapes; "" if not.
+
+    dles
+        The DLEs that are dumped, pairs of host and disk. What is on tape of others stays there.
+
+    The last state of a client lies on no more tapes than its longest chains, so it is those of
+    today that count: what fails tomorrow is not overwritten before a cycle is over.
+    """
+    if found.problem or not found.wanted:
+        return ""
+    gone = {label for label, names in found.wanted.items() if set(names) - set(dles)}
+    held = gone | set(found.hold)
+    needs = {
+        host: {label for label, names in found.wanted.items() if host in dict(names)} - held
+        for host in sorted({host for host, _ in dles})
+    }
+    host = max(needs, key=lambda host: len(needs[host]), default=None)
+    missing = len(held) + len(needs.get(host, ())) - found.spare
+    if host is None or missing <= 0:
+        return ""
+    return (
+        f"the last state of what fails or was retired needs {len(held)} of the tapes; should "
+        f"{host} fail from now on, its own needs {len(needs[host])} more, and runs lack {missing}: "
+        f"set backup:configs:{config.name}:slots in the pillar to "
         f"{max(config.slots, found.known) + missing} or more and apply the state backup"
     )
 

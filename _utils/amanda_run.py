@@ -306,6 +306,8 @@ def dump(work):
     except (AmandaError, OSError) as error:  # what was dumped is told in any case
         problems.append(str(error))
     result["held"] = sorted(found.hold)
+    if not any(problems) and (warning := amanda_retention.outlook(found, work.config, work.dles())):
+        result["message"] = f"{result['message']}. {warning}"
     if problems := list(dict.fromkeys(filter(None, problems))):
         result.update(success=False, message=". ".join([result["message"], *problems]))
     return result

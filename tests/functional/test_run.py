@@ -5,7 +5,10 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import amanda_age
 import amanda_catalogue
@@ -20,7 +23,7 @@ import amanda_sources
 import pytest
 from amanda_errors import AmandaError
 
-from tests.functional.ssh_fleet import PORT, ROOT, SWALLOWED, UNANSWERED, SshFleet
+from tests.functional.ssh_fleet import PORT, REPOSITORY, ROOT, SWALLOWED, UNANSWERED, SshFleet
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, Amanda and sshd")
 
@@ -157,7 +160,11 @@ def test_the_last_state_of_what_fails_is_not_overwritten_and_too_few_tapes_are_t
     assert "slots in the pillar to 3 or more" in short["message"]
     assert "amrmtape --cleanup daily LABEL" in short["message"]
     assert [(image["host"], image["level"]) for image in short["holding"]] == [("web1", 1)]
-    assert not fleet.run("check")["success"]
+    check = fleet.run("check")
+    assert not check["success"]
+    assert steps(check)["check"]["holding"] == short["holding"] == status(fleet)["holding"]["daily"]
+    told = f"on the holding disk, for the next run: 1 (web1 {good} of "
+    assert told in steps(check)["check"]["message"]
     fleet.pillar["configs"]["daily"]["slots"] = 3
     fleet.configure()
     later = steps(fleet.run("backup"))["dump"]
@@ -166,6 +173,33 @@ def test_the_last_state_of_what_fails_is_not_overwritten_and_too_few_tapes_are_t
     dumps = amanda_catalogue.read(fleet.places)
     assert amanda_catalogue.chain(dumps, "web2", lost)[0].parts[0].label == "daily-0001"
     assert len(amanda_catalogue.chain(dumps, "web1", good)) == 2
+
+
+def status(fleet):
+    """Return what amanda.status gives, by a minion without a master."""
+    directory = ROOT / "minion"
+    (directory / "pillar").mkdir(parents=True)
+    options = {
+        "id": "server1",
+        "root_dir": str(directory),
+        "file_client": "local",
+        "pillar_roots": {"base": [str(directory / "pillar")]},
+        "module_dirs": [str(REPOSITORY / "_modules")],
+    }
+    for name, content in (
+        ("minion", options),
+        ("pillar/top.sls", {"base": {"*": ["backup"]}}),
+        ("pillar/backup.sls", {"backup": fleet.pillar}),
+    ):
+        (directory / name).write_text(json.dumps(content))
+    argv = [Path(sys.executable).with_name("salt-call"), "--local", "--out=json", "amanda.status"]
+    answer = subprocess.run(
+        [*argv, f"--config-dir={directory}", "--log-level=error"],
+        env={"PATH": "/usr/bin", "PYTHONPATH": str(REPOSITORY / "_utils")},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(answer.stdout)["local"]
 
 
 def test_what_is_held_back_is_let_go_when_a_newer_full_dump_is_on_tape(fleet):

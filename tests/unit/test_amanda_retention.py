@@ -3,6 +3,7 @@
 import types
 
 import amanda_retention
+import amanda_settings
 import pytest
 from amanda_catalogue import Dump, Part, Tape
 from amanda_retention import Rules
@@ -139,3 +140,44 @@ def test_a_damaged_note_of_what_is_held_back_is_an_error_that_names_it(tmp_path,
     (tmp_path / "daily.json").write_text("[]")
     with pytest.raises(amanda_retention.AmandaError, match="daily.json is damaged"):
         amanda_retention._held("daily")
+
+
+def said(known, dumps, dles, rules=RULES, slots=4):
+    return amanda_retention.outlook(plan(known, dumps, rules), config(slots=slots), dles)
+
+
+def test_by_default_there_are_tapes_enough_for_a_client_that_fails():
+    """Be its chains as long as a cycle, and the cycle as long as it will."""
+    for days in (1, 7, 12):
+        pillar = {"server": "web1", "configs": {"daily": {"dumpcycle": days, "cron": False}}}
+        own = amanda_settings.parse(pillar, "web1").config("daily")
+        known = tapes(*range(days, 0, -1), blank=own.slots - days)
+        names = [f"/{day}" for day in range(days)]
+        dumps = [dump(day + 1, disk=name) for day, name in enumerate(names)]
+        rules = Rules(own.tapecycle - 1, own.runtapes)
+        found = plan(known, dumps, rules)
+        assert len(found.wanted) == days
+        assert amanda_retention.outlook(found, own, [("web1", name) for name in names]) == ""
+
+
+def test_tapes_that_will_be_too_few_once_a_client_fails_are_told_before_it_does():
+    dumps = [dump(1), dump(2, 1, base=1)]
+    assert said(tapes(3, 2, 1, blank=3), dumps, [("web1", "/etc")]) == ""
+    words = said(tapes(3, 2, 1, blank=2), dumps, [("web1", "/etc")], slots=5)
+    assert "should web1 fail from now on, its own needs 2 more, and runs lack 1" in words
+    assert "backup:configs:daily:slots in the pillar to 6 or more" in words
+    assert not plan(tapes(3, 2, 1, blank=2), dumps).hold
+
+
+def test_what_was_retired_takes_its_tapes_from_those_for_the_next_client_that_fails():
+    dumps = [dump(1), dump(2, disk="/home")]
+    known = tapes(3, 2, 1, blank=2)
+    assert said(known, dumps[1:], [("web1", "/home")]) == ""
+    words = said(known, dumps, [("web1", "/home")])
+    assert words.startswith("the last state of what fails or was retired needs 1 of the tapes")
+
+
+def test_tapes_that_an_administrator_pinned_are_not_there_for_a_client_that_fails():
+    dumps = [dump(2)]
+    assert said(tapes(3, 2, 1, blank=2), dumps, [("web1", "/etc")]) == ""
+    assert said(tapes(3, 2, 1, blank=2, pinned=(1,)), dumps, [("web1", "/etc")])
