@@ -46,7 +46,8 @@ class LogTail:
     logs
         The directory of ``log.<timestamp>.<n>``.
 
-    ``errors`` has what the log says of the run as a whole: pairs of program and text.
+    ``errors`` has what the log says of the run as a whole: pairs of program and text; ``taper`` the
+    number of the taper's process, None until it is there.
 
     Only for showing progress: it reads what is new at each :meth:`update`, takes lines that it
     doesn't know as no news, and never says that a dump is safe.
@@ -59,6 +60,7 @@ class LogTail:
         self._offset = 0
         self._rest = b""
         self.errors = []
+        self.taper = None
         self._states = collections.OrderedDict()
 
     def update(self):
@@ -111,6 +113,10 @@ class LogTail:
         match word[:2]:
             case ["ERROR" | "FATAL", program] if len(self.errors) < _ERRORS:
                 self.errors.append((program, line.split(maxsplit=2)[-1]))
+            case ["INFO", "taper"] if re.fullmatch(
+                r"INFO taper taper pid [0-9]{1,9}", line.strip()
+            ):
+                self.taper = int(word[-1])
             case ["DISK", "planner"] if len(word) >= 4:
                 self._states.setdefault((word[2], word[3]), "waiting")
             case ["SUCCESS" | "STRANGE", "chunker" | "dumper"] if len(word) >= 4:
@@ -140,6 +146,33 @@ def timestamp(name):
 
 
 _REASONS = (
+    (
+        r"the disk of the tapes, (?P<what>.*), is full",
+        "the disk of the tapes, {what}, is full: give it more room, or give tapes up",
+    ),
+    (
+        r"compress-zstd: (?P<what>zstd) is not installed",
+        "{what} is not installed on {host}: apply the state backup on it",
+    ),
+    (
+        r"sendbackup: error \[exec \S*/(?P<what>[^\s/]+): No such file or directory",
+        "{what} is not installed on {host}: apply the state backup on it",
+    ),
+    (
+        r"compress got signal (?P<what>\d+)",
+        "the program that compresses {disk} on {host} was ended by signal {what} in the middle of "
+        "the dump: see the journal there, it may have run out of memory",
+    ),
+    (
+        r"data encrypt: terminated with signal (?P<what>\d+)",
+        "the program that encrypts {disk} of {host} was ended by signal {what} on the server in "
+        "the middle of the dump: see the journal, it may have run out of memory",
+    ),
+    (
+        r"encryption program failed|data encrypt: exited with status",
+        "the encryption filter failed on the server in the middle of the dump of {disk} of {host}: "
+        "amanda.check tries it and says why",
+    ),
     (
         r"Cannot (?:open|stat): No such file or directory",
         "{disk} does not exist on {host}: create it, or take it out of its pillar's directories",

@@ -15,6 +15,7 @@ import amanda_command
 import amanda_fulls
 import amanda_holding
 import amanda_reach
+import amanda_taper
 from amanda_errors import AmandaError, CommandError
 
 _POLL = 0.5
@@ -65,7 +66,7 @@ def dump(places, user, expected, progress, others=(), full=()):
     aside = _tried(faults, amanda_holding.set_aside, places, user)
     faults += _force_fulls(places, user, expected, others, full)
     tail = amanda_amdump.LogTail(places.logs)
-    status, said = _amdump(places.name, user, tail, progress)
+    status, said = _amdump(places, user, tail, progress)
     logs = sorted(amanda_amdump.names(places.logs) - tail.before)
     if logs:
         timestamp = amanda_amdump.timestamp(logs[-1])
@@ -126,8 +127,9 @@ def _tried(faults, function, *arguments):
         return []
 
 
-def _amdump(config, user, tail, progress):
+def _amdump(places, user, tail, progress):
     """Run amdump; return its exit status and the end of its stderr."""
+    config, watch = places.name, amanda_taper.Watch(places, user)
     reader = _Ending()
     streams = {"stdout": subprocess.DEVNULL, "stderr": reader.writer}
     process = amanda_command.popen(["amdump", config], user, start_new_session=True, **streams)
@@ -135,6 +137,7 @@ def _amdump(config, user, tail, progress):
     try:
         while (status := process.poll()) is None:
             progress(tail.update())
+            watch.look(tail.taper)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL)
     except BaseException:
@@ -144,6 +147,9 @@ def _amdump(config, user, tail, progress):
         process.wait()
         raise
     progress(tail.finish())
+    watch.finish()
+    if watch.problem:
+        tail.errors.insert(0, ("taper", watch.problem))
     return status, reader.text()
 
 

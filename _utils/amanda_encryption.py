@@ -147,8 +147,13 @@ def _filter(method, user, data, *arguments):
     try:
         return run([program, *arguments], user=user, stdin=data).stdout
     except CommandError as error:
+        what = error.stderr.strip() if error.returncode > 0 else ""
+        what = what or str(error)
+        if "no identity matched" in what:
+            what = f"{AGE_IDENTITY} opens nothing that is sealed to {AGE_RECIPIENTS}, so it is not "
+            what += "this server's key, or no longer"
         raise AmandaError(
-            f"the encryption filter {program} does not work: {error}. "
+            f"the encryption filter {program} does not work: {what}. "
             "Apply the state backup on this server; if a key is lost, bring its copy back"
         ) from error
 

@@ -183,13 +183,17 @@ def at_work(path, argument):
 
 
 @contextlib.contextmanager
-def killed_at_work(path, argument):
-    """Kill each process that runs *path* in the middle of its data; gives the pids, a list."""
+def killed_at_work(path, argument, begun=lambda: True):
+    """Kill each process that runs *path* in the middle of its data; gives the pids, a list.
+
+    begun
+        Tells whether the time has come.
+    """
     struck, done = [], threading.Event()
 
     def strike():
         while not done.wait(0.002):
-            for pid in set(at_work(path, argument)) - set(struck):
+            for pid in set(at_work(path, argument)) - set(struck) if begun() else ():
                 os.kill(pid, signal.SIGSTOP)
                 struck.append(pid)
                 time.sleep(0.2)
