@@ -1,8 +1,8 @@
 """A tree on a host, made, changed or described: runs there, as root, and prints what it saw.
 
-Usage: ``picture.py build|change|show|plain DIRECTORY``. ``show`` prints one JSON line per name,
-sorted, so that two trees are equal if and only if the lines are; ``plain`` leaves out what tar's
-own format doesn't keep.
+Usage: ``picture.py build|change|again|show|plain DIRECTORY``. ``show`` prints one JSON line per
+name, sorted, so that two trees are equal if and only if the lines are; ``plain`` leaves out what
+tar's own format doesn't keep.
 """
 
 import json
@@ -25,6 +25,17 @@ def change(top):
     os.rename(top + b"/deep", top + b"/depth")
     shutil.rmtree(top + b"/names/dir new\nline")
     os.mkdir(top + b"/empty/no longer")
+    hard_tree.turn(top, 1)
+
+
+def again(top):
+    """Do to it what another day does: some is as it was before, some becomes other once more."""
+    os.rename(top + b"/depth", top + b"/deep")
+    shutil.rmtree(top + b"/kinds/shared.d")
+    hard_tree.write(top + b"/kinds/plain", "again\n")
+    os.makedirs(top + b"/names/new/tree")
+    hard_tree.write(top + b"/names/new/tree/third \xff", "x")
+    hard_tree.turn(top, 2)
 
 
 def show(top, pax=True):
@@ -54,5 +65,6 @@ def _plain(value):
 
 if __name__ == "__main__":
     verb, directory = sys.argv[1:]
-    verbs = {"build": hard_tree.build, "change": change, "show": show, "plain": plain}
+    verbs = {"build": hard_tree.build, "change": change, "again": again}
+    verbs |= {"show": show, "plain": plain}
     verbs[verb](os.fsencode(directory))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -57,6 +58,7 @@ def build(top):
     deep = top + b"/deep" + b"/a-step-of-the-way-down" * 100
     os.makedirs(deep)
     write(deep + b"/bottom", "deep\n")
+    _turning(top + b"/turns/")
     os.utime(top + b"/empty", ns=(10**18, 987654321987654321))
     os.chmod(top + b"/empty", 0o1777)
 
@@ -99,6 +101,106 @@ def _kinds(top):
     for argv in (["-m", "u:1234:rw,g:4321:r"], ["-d", "-m", "u:77:rwx"]):
         name = b"shared.d" if "-d" in argv else b"shared"
         subprocess.run(["setfacl", *argv, top + name], check=True)
+
+
+def _turning(top):
+    """Make what :func:`turn` changes."""
+    for name in [b"dir-to-link", b"moved/sub/deeper", b"one", b"other", b"gone/in", b"hollow"]:
+        os.makedirs(top + name)
+        write(top + name + b"/file", f"in {name!r}\n")
+    for name in [b"file-to-link", b"file-to-fifo", b"a", b"z", b"swapped", b"untouched"]:
+        write(top + name, f"of {name!r}\n")
+    for name in [b"link-to-file", b"link-to-dir", b"link-to-link"]:
+        os.symlink(b"untouched", top + name)
+    os.mkfifo(top + b"fifo-to-file")
+    for name in [b"b", b"c"]:
+        os.link(top + b"a", top + name)
+    for name in [b"mode", b"owner", b"mark", b"rights", b"power", b"older", b"unlike"]:
+        write(top + name, "only what is said of it changes\n")
+    with open(top + b"hollow/holes", "wb") as file:
+        file.truncate(2 << 20)
+
+
+def turn(top, day):
+    """Change the tree in *top* (bytes) in ways that a chain of increments might get wrong.
+
+    day
+        1 or 2. What became of something else on the first becomes of that again on the second.
+    """
+    top += b"/turns/"
+    (_first_turn if day == 1 else _second_turn)(top)
+    with open(top + b"hollow/holes", "r+b") as file:
+        file.seek(day << 19)
+        file.write(b"no hole")
+
+
+def _first_turn(top):
+    for name in [b"file-to-link", b"link-to-file", b"link-to-dir", b"link-to-link"]:
+        os.unlink(top + name)
+    shutil.rmtree(top + b"dir-to-link")
+    os.symlink(b"one", top + b"dir-to-link")
+    os.symlink(b"a", top + b"file-to-link")
+    os.symlink(b"elsewhere", top + b"link-to-link")
+    write(top + b"link-to-file", "a file\n")
+    os.mkdir(top + b"link-to-dir")
+    write(top + b"link-to-dir/file", "new\n")
+    for name in [b"file-to-fifo", b"fifo-to-file"]:
+        os.unlink(top + name)
+    os.mkfifo(top + b"file-to-fifo")
+    write(top + b"fifo-to-file", "a file\n")
+    # Of three names of one file one goes, one becomes a file of its own, and one is added.
+    for name in [b"b", b"c"]:
+        os.unlink(top + name)
+    write(top + b"c", "alone\n")
+    os.link(top + b"a", top + b"d")
+    _swap(top, b"one", b"other")
+    _swap(top, b"z", b"swapped")
+    os.mkdir(top + b"away")
+    os.rename(top + b"moved/sub", top + b"away/sub")
+    shutil.rmtree(top + b"gone")
+    _only_what_is_said(top, 0o4710, 77, b"first", "u:1234:rw", 978307200)
+
+
+def _second_turn(top):
+    for name in [b"dir-to-link", b"file-to-link", b"file-to-fifo", b"link-to-link"]:
+        os.unlink(top + name)
+    os.mkdir(top + b"dir-to-link")
+    write(top + b"dir-to-link/other", "a directory again\n")
+    write(top + b"file-to-link", "a file again\n")
+    write(top + b"file-to-fifo", "a file again\n")
+    os.symlink(b"elsewhere/again", top + b"link-to-link")
+    shutil.rmtree(top + b"link-to-dir")
+    os.symlink(b"one", top + b"link-to-dir")
+    os.rename(top + b"d", top + b"e")  # the only change to what "a" is, too
+    os.link(top + b"c", top + b"one/c")
+    _swap(top, b"one", b"other")
+    os.rename(top + b"away/sub", top + b"moved/sub")  # back where it was
+    os.rename(top + b"moved/sub/deeper", top + b"deeper")
+    os.mkdir(top + b"gone")
+    write(top + b"gone/file", "another\n")
+    _only_what_is_said(top, 0o640, 78, b"second", "g:4321:r", 946684800)
+    os.removexattr(top + b"power", b"security.capability")
+    for name in [b"mark", b"rights"]:
+        os.utime(top + name, ns=(10**18, 10**18 + 5))
+
+
+def _only_what_is_said(top, mode, owner, mark, rights, time):
+    """Change what is said of files, and of one its content, but not its size and time."""
+    os.chmod(top + b"mode", mode)
+    os.chown(top + b"owner", owner, owner)
+    os.setxattr(top + b"mark", b"user.mark", mark)
+    subprocess.run(["setfacl", "-m", rights, top + b"rights"], check=True)
+    os.setxattr(top + b"power", b"security.capability", _CAPABILITY)
+    os.utime(top + b"older", (time, time))
+    before = os.stat(top + b"unlike")
+    write(top + b"unlike", mark.decode().ljust(before.st_size, "."))
+    os.utime(top + b"unlike", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _swap(top, one, other):
+    os.rename(top + one, top + b"between")
+    os.rename(top + other, top + one)
+    os.rename(top + b"between", top + other)
 
 
 def inventory(top, pax=True):

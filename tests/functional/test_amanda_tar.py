@@ -17,13 +17,11 @@ import pytest
 from amanda_layout import INCREMENTAL_TAR, TAR
 
 from tests.functional.local_amanda import USER, LocalAmanda
-from tests.functional.programs import install_client_programs
+from tests.functional.programs import SHIPPED_CONF, install_client_programs, unharden
 
 PLATFORM = amanda_platform.PLATFORMS["Debian"]
 AMGTAR = PLATFORM.libexec / "application" / "amgtar"
 RUNTAR = PLATFORM.libexec / "runtar"
-SHIPPED_MODES = {"application/amgtar": 0o4750, "runtar": 0o4754, "calcsize": 0o4754}
-SHIPPED_CONF = "runtar:gnutar_path=/usr/bin/tar\namgtar:gnutar_path=/usr/bin/tar\n"
 WORK = Path("/var/tmp/amanda-tar")
 TREE = Path("/var/tmp/amanda-tar-tree")
 PROOF = Path("/root/amanda-tar-proof")
@@ -100,23 +98,6 @@ def shipped():
 def hardened():
     """Amanda as the state leaves it."""
     amanda_hardening.apply()
-
-
-def unharden():
-    distributed = RUNTAR.with_name("runtar.distrib")
-    if distributed.exists():
-        RUNTAR.unlink()
-        subprocess.run(
-            ["dpkg-divert", "--local", "--rename", "--remove", RUNTAR],
-            check=True,
-            capture_output=True,
-        )
-    for name in amanda_hardening.SETUID_PROGRAMS:
-        program = PLATFORM.libexec / name
-        subprocess.run(["dpkg-statoverride", "--remove", program], check=False, capture_output=True)
-        shutil.chown(program, "root", PLATFORM.group)
-        program.chmod(SHIPPED_MODES.get(name, 0o4754))
-    amanda_hardening.SECURITY_CONF.write_text(SHIPPED_CONF)
 
 
 def as_dump_user(*argv, **options):

@@ -18,6 +18,7 @@ import amanda_collect
 import amanda_conf
 import amanda_disklist
 import amanda_dle
+import amanda_encryption
 import amanda_fleet
 import amanda_platform
 import amanda_settings
@@ -304,46 +305,61 @@ FILES_TO_EXCLUDE = [
     "sub/deep",
     "sub/x.o",
     "sub/#e",
+    "-x",
+    "--exclude=axb",
 ]
-PATTERNS = [
-    "./a b",
-    "./b#c",
-    "#*#",
-    "./per%s",
-    "./it's",
-    "./a:b",
-    "./ü",
-    "./a\\*b",
-    "./a*b",
-    "./a\\[b]",
-    "./a[[]b[]]",
-    "./a[",
-    "./a\\\\b",
-    './q"b',
-    "./d e ",
-    "./d e",
-    "*.o",
-    "./*.o",
-    "deep",
-    "./sub",
-    "sub/deep",
-    "./<&>",
-    "./tab?x",
-    "./a[]]b",
-    "./a;b",
-    "./a|b",
-    "[[:alpha:]]xb",
-    "./[!a]*",
-    "./[^a]*",
-    "\\~",
-    "sub/[a-e]*",
-    "./a?b",
-    "x" * amanda_dle.PATTERN_BYTES,
-]
+_AB = {"a b", "a*b", "a:b", "a;b", "a\\b", "a]b", "axb", "a|b"}
+_SUB = {"sub/", "sub/deep", "sub/x.o", "sub/#e"}
+PATTERNS = {
+    "./a b": {"a b"},
+    "./b#c": {"b#c"},
+    "#*#": {"#x#"},
+    "./per%s": {"per%s"},
+    "./it's": {"it's"},
+    "./a:b": {"a:b"},
+    "./ü": {"ü"},
+    "./a\\*b": {"a*b"},
+    "./a*b": _AB,
+    "./a\\[b]": {"a[b]"},
+    "./a[[]b[]]": {"a[b]"},
+    "./a[": set(),
+    "./a\\\\b": {"a\\b"},
+    './q"b': {'q"b'},
+    "./d e ": {"d e "},
+    "./d e": {"d e"},
+    "*.o": {"x.o", "sub/x.o"},
+    "./*.o": {"x.o", "sub/x.o"},
+    "deep": {"sub/deep"},
+    "./sub": _SUB,
+    "sub/deep": {"sub/deep"},
+    "./<&>": {"<&>"},
+    "./tab?x": {"tab\tx"},
+    "./a[]]b": {"a]b"},
+    "./a;b": {"a;b"},
+    "./a|b": {"a|b"},
+    "[[:alpha:]]xb": {"axb"},
+    "./[!a]*": {name for name in FILES_TO_EXCLUDE if name[0] != "a"} | {"sub/"},
+    "./[^a]*": {name for name in FILES_TO_EXCLUDE if name[0] != "a"} | {"sub/"},
+    "\\~": {"~"},
+    "sub/[a-e]*": {"sub/deep"},
+    "./a?b": _AB,
+    "./-x": {"-x"},
+    "--exclude=axb": {"--exclude=axb"},
+    "-*": {"-x", "--exclude=axb"},
+    "x" * amanda_dle.PATTERN_BYTES: set(),
+}
+"""What each pattern is meant to leave out."""
 
 
-def test_each_pattern_excludes_through_amanda_what_it_excludes_from_tar(root, ssh_fleet):
-    options, expected = {}, {}
+@pytest.mark.parametrize("method", ["age", "amcrypt"])
+def test_each_pattern_leaves_out_of_a_dump_what_it_is_meant_to_and_nothing_else(
+    root, ssh_fleet, method
+):
+    """By amgtar and by GNUTAR, each as tar itself does by ``--exclude``."""
+    ssh_fleet.pillar["encryption"] = {"method": method}
+    amanda_encryption.ensure(ssh_fleet.settings.encryption, ssh_fleet.platform)
+    ssh_fleet.configure()
+    options, everything = {}, {"", "sub/", *FILES_TO_EXCLUDE}
     for number, each in enumerate(PATTERNS):
         disk = root / str(number)
         for name in FILES_TO_EXCLUDE:
@@ -358,19 +374,19 @@ def test_each_pattern_excludes_through_amanda_what_it_excludes_from_tar(root, ss
             check=True,
             capture_output=True,
         ).stdout.decode()
-        expected[str(disk)] = {line.removeprefix(".") for line in names.splitlines()}
+        by_tar = {line.removeprefix("./") for line in names.splitlines()}
+        assert everything - by_tar == PATTERNS[each], each
     # As many and as long ones as there may be.
-    most = [f"./none{number:0{amanda_dle.PATTERN_BYTES - 6}}" for number in range(100)]
-    options[str(root / "0")] = {"exclude": [*most[1:], PATTERNS[0]]}
+    most = [f"./none{number:0{amanda_dle.PATTERN_BYTES - 6}}" for number in range(99)]
+    options[str(root / "0")]["exclude"] = [*most, *options[str(root / "0")]["exclude"]]
     result, dles = dump(ssh_fleet, options)
     assert result["success"], result
-    assert sorted(dles) == sorted(expected)
+    assert sorted(dles) == sorted(options)
     differ = {}
-    for number, each in enumerate(PATTERNS):
-        disk = str(root / str(number))
-        got = listed(ssh_fleet, disk)
-        if got != expected[disk]:
-            differ[each] = (got - expected[disk], expected[disk] - got)
+    for number, (each, meant) in enumerate(PATTERNS.items()):
+        left_out = everything - {name[1:] for name in listed(ssh_fleet, str(root / str(number)))}
+        if left_out != meant:
+            differ[each] = (left_out - meant, meant - left_out)
     assert differ == {}
 
 

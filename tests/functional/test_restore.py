@@ -17,6 +17,7 @@ import amanda_dump
 import amanda_encryption
 import amanda_extract
 import amanda_find
+import amanda_hardening
 import amanda_identity
 import amanda_layout
 import amanda_names
@@ -30,22 +31,38 @@ from amanda_errors import AmandaError, ArgumentError, CommandError, ParseError
 
 from tests.functional import hard_tree
 from tests.functional.local_amanda import USER, LocalAmanda
-from tests.functional.programs import install_client_programs
+from tests.functional.programs import install_client_programs, unharden
 
 FULL = (
     "nothing was restored: {} is full, or its owner has no room left there. Make room, or choose "
     "another destination="
 )
-TOPS = {"gzip": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
-_GNUTAR = """
-define dumptype gnutar {
+TOPS = {"amgtar": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
+_DUMPTYPES = f"""
+define application-tool ours {{
+  plugin "amgtar"
+  property "XATTRS" "YES"
+  property "ACLS" "YES"
+  property "GNUTAR-PATH" "{amanda_layout.INCREMENTAL_TAR}"
+  property "ATIME-PRESERVE" "NO"
+}}
+define dumptype amgtar {{
+  auth "local"
+  program "APPLICATION"
+  application "ours"
+  compress client fast
+  index yes
+  maxpromoteday 0
+  estimate server
+}}
+define dumptype gnutar {{
   auth "local"
   program "GNUTAR"
   compress client fast
   index yes
   maxpromoteday 0
   estimate server
-}
+}}
 """
 PARTS = {
     "a directory with odd names": b"names",
@@ -61,10 +78,27 @@ PARTS = {
     "a file with a capability": b"kinds/capable",
     "a second hard link": b"links/out/three",
     "a second hard link in a renamed directory": b"knots/out/three",
+    "what turns into something else": b"turns",
+    "a file that lost a second name": b"turns/a",
+    "a directory that was a symlink": b"turns/link-to-dir",
+    "a directory that another was exchanged with": b"turns/one",
     "a deep directory": b"deep",
     "a file at the bottom": b"deep" + b"/a-step-of-the-way-down" * 100 + b"/bottom",
     "the whole": b"",
 }
+
+
+def inventory(top, pax=True):
+    """Return the inventory of *top* without what takes more than the right to read; see docs."""
+    found = hard_tree.inventory(top, pax)
+    for attributes in found.values():
+        attributes.get("xattrs", {}).pop("trusted.mark", None)
+    return found
+
+
+_BY_FIRST_RENAME = (b"kinds/symlink", b"knots/out/symlink")
+_BY_SECOND = (b"inner/one", b"inner/two", b"knots/out/three")
+UNLINKED = ((), _BY_FIRST_RENAME, _BY_FIRST_RENAME + _BY_SECOND)
 
 
 class Restores:
@@ -73,7 +107,8 @@ class Restores:
     def __init__(self, amanda):
         self.amanda = amanda
         self.known = {dumptype: [] for dumptype in TOPS}
-        self.runs = []
+        self.all = []
+        """What the tree dumped by GNUTAR was, with what that loses."""
         for top in TOPS.values():
             shutil.rmtree(top, ignore_errors=True)
             hard_tree.build(top)
@@ -86,7 +121,8 @@ class Restores:
                 assert amanda.command("amadmin", "hard", "force-bump", "localhost").returncode == 0
             assert amanda.dump(f"+{day}d") == 0
             for dumptype, top in TOPS.items():
-                self.known[dumptype].append(hard_tree.inventory(top, dumptype == "gzip"))
+                self.known[dumptype].append(inventory(top, dumptype == "amgtar"))
+            self.all.append(inventory(TOPS["gnutar"]))
         self.dumps = amanda_catalogue.read(amanda.places)
         self.moments = sorted({dump.timestamp for dump in self.dumps})
         self.source = amanda_dump.TapeSource(amanda.places.tapes)
@@ -116,6 +152,7 @@ def _first_changes(top):
     os.unlink(top + b"kinds/nothing")
     os.mkdir(top + b"kinds/nothing")
     hard_tree.write(top + b"kinds/nothing/in", "in a directory now\n")
+    hard_tree.turn(top, 1)
 
 
 def _second_changes(top):
@@ -124,22 +161,30 @@ def _second_changes(top):
     hard_tree.write(top + b"names/new\nline", "back again\n")
     hard_tree.write(top + b"kinds/plain", "changed again\n")
     shutil.rmtree(top + b"names/dir  leading")
+    hard_tree.turn(top, 2)
 
 
 @pytest.fixture(scope="module")
 def restores():
+    """Dumped as on a client: by our tar, without a setuid program; then the host is as it was."""
+    install_client_programs()
+    amanda_hardening.apply()
     amanda = LocalAmanda(
         "hard",
         [(top.decode(), dumptype) for dumptype, top in TOPS.items()],
-        options=_GNUTAR,
+        options=_DUMPTYPES,
         tapecycle=6,
         slots=8,
         length="16 mbytes",
     )
-    yield Restores(amanda)
-    amanda.remove()
-    for top in TOPS.values():
-        shutil.rmtree(top)
+    try:
+        yield Restores(amanda)
+    finally:
+        unharden()
+        amanda_layout.TAR.unlink()
+        amanda.remove()
+        for top in TOPS.values():
+            shutil.rmtree(top)
 
 
 @pytest.fixture
@@ -165,34 +210,50 @@ def test_a_part_comes_back_as_it_was(restores, room, dumptype, part, day):
         assert list(room.iterdir()) == []
         return
     result = restores.recover(dumptype, name, room / "out", day)
-    found = hard_tree.inventory(amanda_names.raw(result["restored"]), dumptype == "gzip")
+    found = hard_tree.inventory(amanda_names.raw(result["restored"]), dumptype == "amgtar")
     differences = hard_tree.differences(hard_tree.below(known, name), found)
-    if not name and day:
-        # tar dumps a renamed directory's subdirectories anew, and so forgets that a file in them
-        # is linked to one outside that didn't change.
-        for symlink in (b"kinds/symlink", b"knots/out/symlink"):
-            assert differences.pop(symlink).keys() == {"links"}
+    if not name:
+        # tar dumps a renamed directory anew, and so forgets that a file in it is linked to one
+        # outside that didn't change: each is a file of its own then.
+        for unlinked in UNLINKED[day]:
+            assert differences.pop(unlinked).keys() == {"links"}
     assert differences == {}
     assert result["missing"]["count"] == 0
 
 
+@pytest.mark.parametrize("day", [0, 1, 2])
+def test_gnutar_loses_extended_attributes_and_parts_of_seconds_and_nothing_else(
+    restores, room, day
+):
+    """ACLs and capabilities are extended attributes."""
+    result = restores.recover("gnutar", b"kinds", room / "out", day)
+    known = hard_tree.below(restores.all[day], b"kinds")
+    found = hard_tree.inventory(amanda_names.raw(result["restored"]))
+    for attributes in known.values():
+        attributes["time"] -= attributes["time"] % 10**9
+    differences = hard_tree.differences(known, found)
+    assert {tuple(changed) for changed in differences.values()} == {("xattrs",)}
+    assert {tuple(changed["xattrs"][1]) for changed in differences.values()} == {()}
+    assert differences.keys() == {b"attributes", b"capable", b"shared", b"shared.d"}
+
+
 @pytest.mark.parametrize("name", hard_tree.NAMES)
 def test_any_name_can_be_listed_found_and_recovered_alone(restores, room, name):
-    path = amanda_names.text(TOPS["gzip"] + b"/names/" + name)
+    path = amanda_names.text(TOPS["amgtar"] + b"/names/" + name)
     listed = amanda_find.list_names(
         restores.dumps, restores.source, "localhost", path.rpartition("/")[0], restores.moments[0]
     )
     assert {"name": amanda_names.text(name), "type": "file"} in listed["entries"]
     versions = amanda_find.versions(restores.amanda.places.index, restores.dumps, "localhost", path)
     assert versions[-1]["level"] == 0 and versions[-1]["type"] == "file"
-    result = restores.recover("gzip", b"names/" + name, room / "out", day=0)
+    result = restores.recover("amgtar", b"names/" + name, room / "out", day=0)
     content = Path(os.fsdecode(amanda_names.raw(result["restored"]))).read_text()
     assert content == f"content of {name!r}\n"
 
 
 @pytest.mark.parametrize("day", [0, 1, 2])
 def test_a_listing_is_what_was_there_at_the_moment(restores, day):
-    known = restores.known["gzip"][day]
+    known = restores.known["amgtar"][day]
     for directory in (b"", b"names", b"kinds"):
         there = {
             name.removeprefix(directory + b"/" if directory else b"")
@@ -203,7 +264,7 @@ def test_a_listing_is_what_was_there_at_the_moment(restores, day):
             restores.dumps,
             restores.source,
             "localhost",
-            amanda_names.text(TOPS["gzip"] + b"/" + directory),
+            amanda_names.text(TOPS["amgtar"] + b"/" + directory),
             restores.moments[day],
         )
         assert {amanda_names.raw(entry["name"]) for entry in listed["entries"]} == there
@@ -211,7 +272,7 @@ def test_a_listing_is_what_was_there_at_the_moment(restores, day):
 
 
 def test_sha256sum_agrees_with_the_manifest_whatever_the_names(restores, room):
-    result = restores.recover("gzip", b"", room / "out")
+    result = restores.recover("amgtar", b"", room / "out")
     manifest = amanda_names.raw(result["manifest"])
     check = subprocess.run(
         ["sha256sum", "--check", "--strict", "--quiet", manifest],
@@ -225,7 +286,7 @@ def test_sha256sum_agrees_with_the_manifest_whatever_the_names(restores, room):
 
 def test_a_directory_that_exists_and_is_empty_becomes_roots_alone(restores, room):
     (room / "out").mkdir(mode=0o777)
-    restores.recover("gzip", b"kinds/plain", room / "out")
+    restores.recover("amgtar", b"kinds/plain", room / "out")
     assert (room / "out").stat().st_mode & 0o7777 == 0o700
     assert sorted(path.name for path in room.iterdir()) == ["out", "out.sha256"]
 
@@ -234,19 +295,19 @@ def test_a_directory_that_is_not_empty_stays_as_it_is(restores, room):
     (room / "out").mkdir()
     (room / "out" / "mine").touch()
     with pytest.raises(ArgumentError, match="isn't empty"):
-        restores.recover("gzip", b"kinds/plain", room / "out")
+        restores.recover("amgtar", b"kinds/plain", room / "out")
     assert sorted(path.name for path in room.rglob("*")) == ["mine", "out"]
 
 
 def test_what_was_deleted_is_an_error_that_names_the_nearest_dumps(restores, room):
     first = amanda_find.iso(restores.moments[0])
     with pytest.raises(ArgumentError, match=rf"nearest dumps that store it: {first} \(level 0\)"):
-        restores.recover("gzip", b"names/-dash", room / "out", day=1)
+        restores.recover("amgtar", b"names/-dash", room / "out", day=1)
 
 
 def test_what_never_was_is_an_error(restores, room):
     with pytest.raises(ArgumentError, match="no dump of localhost stores"):
-        restores.recover("gzip", b"never", room / "out")
+        restores.recover("amgtar", b"never", room / "out")
     assert list(room.iterdir()) == []
 
 
@@ -264,7 +325,7 @@ def small(room, **limits):
 def test_a_full_disk_is_an_error_that_names_the_destination_and_leaves_nothing(restores, room):
     with small(room, size="64k"):
         with pytest.raises(AmandaError) as caught:
-            restores.recover("gzip", b"", room / "out")
+            restores.recover("amgtar", b"", room / "out")
         assert str(caught.value) == FULL.format(room / "out")
         assert list(room.iterdir()) == []
 
@@ -286,7 +347,7 @@ def test_at_whatever_step_the_room_ends_it_is_told_and_nothing_is_left(restores,
     for inodes in itertools.count(2):
         with small(room, nr_inodes=inodes):
             try:
-                restores.recover("gzip", b"kinds/plain", room / "out")
+                restores.recover("amgtar", b"kinds/plain", room / "out")
                 break
             except AmandaError as error:
                 assert str(error) == FULL.format(room / "out")
@@ -296,7 +357,7 @@ def test_at_whatever_step_the_room_ends_it_is_told_and_nothing_is_left(restores,
 
 def test_progress_ends_at_all_the_bytes_there_are(restores, room):
     told = []
-    restores.recover("gzip", b"", room / "out", progress=lambda *words: told.append(words))
+    restores.recover("amgtar", b"", room / "out", progress=lambda *words: told.append(words))
     sizes = [dump.native.size for dump in restores.dumps if dump.disk == "/srv/hard-amgtar"]
     assert told[-1][:2] == (sum(sizes), sum(sizes))
     assert all(done <= total for done, total, _ in told)
@@ -367,7 +428,7 @@ def test_a_flipped_bit_in_what_is_read_of_a_sealed_dump_is_an_error(sealed, room
 
 
 def test_one_file_of_a_dump_that_is_not_sealed_is_had_after_reading_all(restores, room):
-    result = restores.recover("gzip", b"kinds/plain", room / "out")
+    result = restores.recover("amgtar", b"kinds/plain", room / "out")
     assert [dump["checked"] for dump in result["dumps"]] == [True]
 
 

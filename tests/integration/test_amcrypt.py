@@ -20,7 +20,7 @@ def plain(bed, host, path):
 
 
 class History:
-    """After a full dump with age two with amcrypt, and what the client was each time."""
+    """After a full dump with age three with amcrypt, and what the client was each time."""
 
     def __init__(self, bed):
         self.bed = bed
@@ -59,6 +59,8 @@ def history(fleet, module_pillar):
         history = History(fleet)
         history.day("build")
         history.day("change")
+        fleet.run(SERVER, [*AS_BACKUP, "amadmin", "daily", "force-bump", "=web1", f"^{TREE}$"])
+        history.day("again")
         yield history
     leaks.clean(fleet)
 
@@ -71,8 +73,8 @@ def test_the_key_files_are_made_once_for_the_dump_user_alone(history):
     assert history.bed.run(SERVER, shown).stdout == before
 
 
-def test_the_dumps_are_a_full_and_an_incremental_by_gnutar_gzip_and_our_filter(history):
-    assert [dles(each)["web1", TREE]["level"] for each in history.results] == [0, 1]
+def test_the_dumps_are_a_full_and_two_levels_above_it_by_gnutar_gzip_and_our_filter(history):
+    assert [dles(each)["web1", TREE]["level"] for each in history.results] == [0, 1, 2]
     disklist = history.bed.read(SERVER, "/etc/amanda/daily/disklist").decode()
     assert f'web1 "{TREE}" encrypt-gnutar-ssh' in disklist
     header = tape_file(history, 0)[:32768].rstrip(b"\0").decode()
@@ -92,16 +94,23 @@ def tape_file(history, day):
     return history.bed.run(SERVER, ["sh", "-c", script, "sh", label]).stdout
 
 
-@pytest.mark.parametrize("day", [0, 1])
-@pytest.mark.parametrize("path", [TREE, "/etc"])
+@pytest.mark.parametrize(
+    ("path", "day", "chain"),
+    [
+        (TREE, 0, [0]),
+        (TREE, 1, [0, 1]),
+        (TREE, 2, [0, 1, 2]),
+        ("/etc", 0, [0]),
+        ("/etc", 1, [0, 1]),
+    ],
+)
 def test_a_directory_comes_back_as_it_was_by_dumps_that_are_all_sealed_with_amcrypt(
-    history, path, day
+    history, path, day, chain
 ):
     """The last dump of /etc before was a full one, with age: a new one came in its place."""
     at = history.moments[day]
     result = history.bed.salt(SERVER, "amanda.recover", "web1", path, at=at)[SERVER]
-    levels = [each["level"] for each in result["dumps"]]
-    assert levels == [0, 1][: day + 1]
+    assert [each["level"] for each in result["dumps"]] == chain
     found = plain(history.bed, SERVER, result["restored"])
     assert backups.differences(history.known[day][path], found) == []
 

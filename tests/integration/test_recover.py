@@ -40,12 +40,7 @@ SECOND_DAY = f"""
 """
 THIRD_DAY = f"""
     set -eu
-    cd {HARD}
-    mv depth deep
-    rm -rf kinds/shared.d
-    echo again > kinds/plain
-    mkdir -p names/new/tree
-    printf 'x' > "$(printf 'names/new/tree/third \\377')"
+    {salt.PYTHON} {PICTURE} again {HARD}
     mv /home/eve/play /home/eve/work
     echo three > /home/eve/work/plan
     echo back > /home/eve/work/kept
@@ -155,6 +150,7 @@ def test_a_whole_directory_comes_back_from_the_mirror_as_it_was(history, path, d
         (f"{HARD}/kinds", 1),
         (f"{HARD}/depth", 1),
         (f"{HARD}/deep", 2),
+        *((f"{HARD}/turns", day) for day in (0, 1, 2)),
     ],
 )
 def test_a_part_comes_back_as_it_was(history, path, day):
