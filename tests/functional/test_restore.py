@@ -178,13 +178,14 @@ def restores():
         length="16 mbytes",
     )
     try:
-        yield Restores(amanda)
+        made = Restores(amanda)
     finally:
         unharden()
         amanda_layout.TAR.unlink()
-        amanda.remove()
-        for top in TOPS.values():
-            shutil.rmtree(top)
+    yield made
+    amanda.remove()
+    for top in TOPS.values():
+        shutil.rmtree(top)
 
 
 @pytest.fixture
@@ -359,7 +360,9 @@ def test_progress_ends_at_all_the_bytes_there_are(restores, room):
     told = []
     restores.recover("amgtar", b"", room / "out", progress=lambda *words: told.append(words))
     sizes = [dump.native.size for dump in restores.dumps if dump.disk == "/srv/hard-amgtar"]
-    assert told[-1][:2] == (sum(sizes), sum(sizes))
+    done, total, _ = told[-1]
+    # A dump is read again for what a hard link in it links to, if that is not there any more.
+    assert done == total and total - sum(sizes) in (0, *sizes)
     assert all(done <= total for done, total, _ in told)
 
 
