@@ -120,8 +120,8 @@ def _plan_slot(places, number, slots, slot, known, lists):
     if written in (None, NEVER) and tape is not None and tape.written != "0":
         raise _Refusal(
             f"the catalogue says that tape {name} was written at {tape.written}, but slot {number} "
-            f"doesn't hold it. Bring it back from the mirror with amanda.rebuild, or give its dumps "
-            f"up with 'amrmtape --cleanup {places.name} {name}'"
+            f"doesn't hold it. Bring it back from the mirror with amanda.rebuild, or give its "
+            f"dumps up with 'amrmtape --cleanup {places.name} {name}'"
         )
     if written not in (None, NEVER):
         if tape is None:
