@@ -526,10 +526,12 @@ def found(site, path, mirror, whole):
     """
     if path not in mirror:
         return told(site.verify(tape=next(path.parent.glob("00000.*")).name[6:]))
+    own = path.parent.parent.name == "generations"  # else every generation needs it
+    generation = path.parent.name if own else None
     try:
         if whole:
-            return told(site.verify(source="mirror"))
-        checked = amanda_generations.check_generation(site.mirror, "verify", hashes=True)
+            return told(site.verify(source="mirror", generation=generation))
+        checked = amanda_generations.check_generation(site.mirror, "verify", generation, True)
         return "\n".join(checked["problems"])
     except AmandaError as error:
         return str(error)
