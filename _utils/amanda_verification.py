@@ -212,15 +212,13 @@ def _read_back(work, manifest, told, report):
 
 def _contradictions(mirror, manifest):
     """Return which files the manifest knows with another hash than they were verified with."""
-    record = amanda_verified.read(manifest.config).hashes()
+    record = amanda_verified.read(manifest.config)
     problems = []
     for copy in manifest.tapes:
-        known = record.get(copy.key, {})
         where = amanda_generations.tape_directory(mirror, manifest.config, *copy.key)
         problems += [
-            f"{str(where / file.name)!r} isn't what was verified on tape {copy.label}: its SHA-256 "
-            "is another"
-            for file in copy.files
-            if known.get(file.name, file.sha256) != file.sha256
+            f"{str(where / name)!r} isn't what was verified on tape {copy.label}: its SHA-256 is "
+            "another"
+            for name in record.otherwise(copy)
         ]
     return problems

@@ -87,11 +87,20 @@ class Record:
         )
 
     def hashes(self):
-        """Return the known hashes, as :func:`amanda_mirror.mirror` takes them."""
+        """Return the known hashes: ``{name: sha256}`` by label and write time."""
         return {
             key: {name: sha256 for name, (_, sha256) in files.items() if sha256}
             for key, files in self.tapes.items()
         }
+
+    def otherwise(self, copy):
+        """Return the names in a :class:`amanda_manifest.TapeCopy` that were verified otherwise."""
+        known = self.tapes.get(copy.key, {})
+        return [
+            file.name
+            for file in copy.files
+            if known.get(file.name, (0, None))[1] not in (None, file.sha256)
+        ]
 
     def prune(self, tapes):
         """Forget what is on no tape of *tapes*, pairs of label and write time."""
