@@ -182,6 +182,11 @@ FAULTS = {
 }
 
 
+def dumped(result):
+    (step,) = [step for step in result["steps"] if step["step"] == "dump"]
+    return step
+
+
 @pytest.mark.parametrize(
     ("method", "fault"), [(FAULTS[name][0], name) for name in FAULTS], ids=list(FAULTS)
 )
@@ -192,7 +197,7 @@ def test_the_run_fails_names_the_cause_and_claims_no_dump(fleet, method, fault):
     assert not result["success"]
     said = [step["message"] for step in result["steps"] if not step["success"]]
     assert words in said[0], said
-    (dump,) = [step for step in result["steps"] if step["step"] == "dump"]
+    dump = dumped(result)
     assert dump.get("skipped") or not any(entry["success"] for entry in dump["dles"])
     assert not [each for each in amanda_catalogue.read(fleet.places) if each.status == "OK"]
     assert not amanda_results.last("daily", amanda_results.BACKUPS)["success"]
@@ -207,10 +212,10 @@ def test_a_disk_of_tapes_that_gets_full_as_the_dump_begins_stops_no_later_run(fl
         module.write("\nSECONDS = 5\n")
     with filled(ROOT / "tapes", "daily/slot1/00001*"):
         result = fleet.run("backup")
-        dump = result["steps"][-1]
+        dump = dumped(result)
         assert f"the disk of the tapes, {ROOT}/tapes/daily, is full" in dump["message"]
         assert [image["host"] for image in dump["holding"]] == ["web1"]
-    later = fleet.run("backup")["steps"][-1]
+    later = dumped(fleet.run("backup"))
     assert [entry["success"] for entry in later["flushed"]] == [True], later
 
 
@@ -219,7 +224,7 @@ def test_a_dump_that_finds_the_holding_disk_full_goes_straight_to_tape(fleet):
     with filled(ROOT / "holding", "daily/2*/*data*"):
         result = fleet.run("backup")
     assert result["success"], result
-    assert result["steps"][-1]["dles"][0]["bytes"] > SIZE
+    assert dumped(result)["dles"][0]["bytes"] > SIZE
     source = amanda_dump.TapeSource(fleet.places.tapes)
     into = str(ROOT / "restored")
     amanda_restore.recover(amanda_catalogue.read(fleet.places), source, "web1", str(DATA), into)

@@ -88,12 +88,18 @@ class Story(SshFleet):
         (step,) = [step for step in self.run("backup")["steps"] if step["step"] == "dump"]
         for name, state in there.items():
             self.states[name, step["timestamp"]] = state
+        waiting = {(each["disk"], each["timestamp"]) for each in step["holding"]}
         for entry in (*step["dles"], *step["flushed"]):
-            name, timestamp = Path(entry["disk"]).name, entry.get("timestamp", step["timestamp"])
-            if entry["success"]:
-                self.expected[name] = {timestamp}
-            elif entry["unread"]:  # on tape, but so must be the last without a gap
+            timestamp = entry.get("timestamp", step["timestamp"])
+            taped = entry["success"] or (
+                entry["unread"] and (entry["disk"], timestamp) not in waiting
+            )
+            name = Path(entry["disk"]).name
+            if taped and name == "gaps" and self.today >= GAPS:
+                # So must be the last without a gap.
                 self.expected[name] = {min(self.expected[name]), timestamp}
+            elif taped:
+                self.expected[name] = {timestamp}
         return step
 
     def lost(self):
