@@ -839,9 +839,10 @@ def drill(
                 names = amanda_drill.choose(catalogue.dumps, name, count, host, path)
                 result = amanda_drill.drill(catalogue, names, where, own, tell)
                 amanda_drill.record(result, catalogue.dumps)
-        except ArgumentError:
-            raise
-        except AmandaError as error:  # such as a mirror that can't be read: that is a drill, too
+        except AmandaError as error:
+            if isinstance(error, ArgumentError) and any((host, path, generation, identity)):
+                raise
+            # a mirror that is empty or can't be read: nothing could be restored from it
             result = amanda_drill.failure(name, error)
         result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
         _tell_end(result)

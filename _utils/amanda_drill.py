@@ -5,18 +5,15 @@ name by name, with the dumps' own lists and with Amanda's index; and of this hos
 byte by byte, with every file that hasn't changed since.
 """
 
-import contextlib
 import datetime
 import json
 import os
 import shutil
 import stat
-import tempfile
 import time
 from pathlib import Path
 
 import amanda_catalogue
-import amanda_command
 import amanda_files
 import amanda_find
 import amanda_index
@@ -24,6 +21,7 @@ import amanda_names
 import amanda_restore
 import amanda_restored
 import amanda_results
+import amanda_scratch
 from amanda_errors import AmandaError, ArgumentError
 from amanda_layout import DRILLS
 from amanda_tree import join
@@ -140,7 +138,7 @@ def _compare(catalogue, host, disk, directory, own, progress, entry):
     entry["as_of"] = amanda_find.iso(chain[-1].timestamp)
     _check_room(chain, directory)
     path = amanda_names.text(os.fsencode(disk))
-    with _scratch(directory) as scratch:
+    with amanda_scratch.scratch(directory, "drill") as scratch:
         restored = amanda_restore.recover(
             dumps,
             catalogue.source,
@@ -155,10 +153,9 @@ def _compare(catalogue, host, disk, directory, own, progress, entry):
         root = os.fsdecode(amanda_names.raw(restored["restored"]))
         reading = (catalogue.source, catalogue.user, catalogue.identity)
         tree = amanda_find.read_tree(chain, *reading)
-        found = dict(amanda_restored.walk(root))
-        different = _against_index(catalogue.index, chain, tree, found)
+        different = _against_index(catalogue.index, chain, tree, root)
         if own:
-            entry["live"], unlike = _against_live(root, disk, found, chain[-1].timestamp)
+            entry["live"], unlike = _against_live(root, disk, chain[-1].timestamp)
             different += unlike
     return different
 
@@ -174,41 +171,43 @@ def _check_room(chain, directory):
         )
 
 
-@contextlib.contextmanager
-def _scratch(directory):
-    scratch = Path(tempfile.mkdtemp(prefix=".amanda-drill-", dir=directory))
-    try:
-        yield scratch
-    finally:
-        # rm, since a tree may be deeper than Python can follow.
-        amanda_command.run(["rm", "-rf", "--", scratch])
-
-
-def _against_index(index, chain, tree, found):
+def _against_index(index, chain, tree, root):
     """Compare what was restored with the dumps' lists and their index; return what differs.
 
-    A file in a directory that was renamed since stands in the index under its name of then.
+    A file in a directory that was renamed since stands in the index under its name of then. One
+    index is held in memory at a time.
     """
-    indexed = [_indexed(index, dump) for dump in chain]
-    expected, directories, different = {}, set(), []
+    directories, others, different = set(), set(), {}
+    for name, status in amanda_restored.walk(root):
+        (directories if stat.S_ISDIR(status.st_mode) else others).add(name)
+    unexpected = set(others)
+    for position, dump in enumerate(chain):
+        listed = _indexed(index, dump)
+        for name, then in _stored_by(tree, position):
+            unexpected.discard(name)
+            if name in others and then not in listed:
+                different[name] = "the index of the dump that it came from lacks it"
+            elif name not in others and then in listed:
+                different[name] = "the index has it, but it didn't come back"
+    last = {name.removesuffix(b"/") for name in listed if name.endswith(b"/")}
+    for name in listed - others:
+        if not name.endswith(b"/") and name:
+            different[name] = "the index has it, but it didn't come back"
+    for name in directories - (last & tree.directories.keys()):
+        different[name] = "it is no directory of the dump's"
+    for name in (last | tree.directories.keys()) - directories - {b""}:
+        different[name] = "the dump has this directory, but it didn't come back"
+    for name in unexpected:
+        different[name] = "it wasn't there when it was dumped"
+    return [_differs(name, different[name]) for name in sorted(different)]
+
+
+def _stored_by(tree, position):
+    """Yield the name of each file that the dump at *position* stores, now and in that dump."""
     for directory, entries in tree.below(b""):
-        directories.add(directory)
-        expected.update((join(directory, base), stored) for base, stored in entries.items())
-    for name, status in found.items():
-        if stat.S_ISDIR(status.st_mode):
-            if name not in directories or name + b"/" not in indexed[-1]:
-                different.append(_differs(name, "it is no directory of the dump's"))
-        elif name not in expected:
-            different.append(_differs(name, "it wasn't there when it was dumped"))
-        elif not _stores(indexed, expected[name], name):
-            different.append(_differs(name, "the index of the dump that it came from lacks it"))
-    listed = {name for name, stored in expected.items() if _stores(indexed, stored, name)}
-    listed.update(name for name in indexed[-1] if not name.endswith(b"/") and name)
-    for name in sorted(listed.difference(found)):
-        different.append(_differs(name, "the index has it, but it didn't come back"))
-    for name in sorted(directories.difference(found, [b""])):
-        different.append(_differs(name, "the dump has this directory, but it didn't come back"))
-    return different
+        for base, stored in entries.items():
+            if stored.dump == position:
+                yield join(directory, base), join(stored.directory, base)
 
 
 def _indexed(index, dump):
@@ -222,24 +221,18 @@ def _indexed(index, dump):
     return {name.removeprefix(b"/") for name in amanda_index.names(file, Path(index).parent)}
 
 
-def _stores(indexed, stored, name):
-    """Tell whether the index of the dump that is said to store *name* has it."""
-    base = name.rpartition(b"/")[2]
-    return stored.dump is not None and join(stored.directory, base) in indexed[stored.dump]
-
-
 def _differs(name, why):
     return f"{amanda_names.text(name)}: {why}"
 
 
-def _against_live(root, disk, found, timestamp):
+def _against_live(root, disk, timestamp):
     """Compare restored files with those of this host that haven't changed since the dump.
 
     Returns how many there were, and what differs.
     """
     since = datetime.datetime.strptime(timestamp, "%Y%m%d%H%M%S").timestamp()
     counts, different = {"compared": 0, "changed": 0}, []
-    for name, status in found.items():
+    for name, status in amanda_restored.walk(root):
         if not stat.S_ISREG(status.st_mode):
             continue
         same = _same(os.path.join(os.fsencode(root), name), os.fsencode(disk) + b"/" + name, since)

@@ -10,17 +10,16 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
 import time
 from pathlib import Path
 
-import amanda_command
 import amanda_dump
 import amanda_extract
 import amanda_find
 import amanda_layout
 import amanda_names
 import amanda_restored
+import amanda_scratch
 import amanda_tapefile
 from amanda_errors import AmandaError, ArgumentError
 from amanda_tree import join
@@ -305,12 +304,8 @@ def _is_roots_alone(status):
 def _scratch(destination):
     """Give a directory beside *destination*, on the same file system, and remove it at the end."""
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=".amanda-partial-", dir=destination.parent))
-        try:
+        with amanda_scratch.scratch(destination.parent, "partial") as scratch:
             yield scratch
-        finally:
-            # rm, since a tree may be deeper than Python can follow.
-            amanda_command.run(["rm", "-rf", "--", scratch])
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise AmandaError(

@@ -10,6 +10,7 @@ import amanda_catalogue
 import amanda_drill
 import amanda_dump
 import amanda_index
+import amanda_scratch
 import amanda_sources
 import pytest
 
@@ -67,8 +68,9 @@ def last_index(dumped):
         path.write_bytes(gzip.compress(b"".join(lines)))
         os.chown(path, owner.st_uid, owner.st_gid)
 
-    yield gzip.decompress(content).splitlines(keepends=True), write
-    path.write_bytes(content)
+    lines = gzip.decompress(content).splitlines(keepends=True)
+    yield lines, write
+    write(lines)
 
 
 def test_what_was_dumped_comes_back_and_is_found_to_be_the_same(dumped, tmp_path):
@@ -156,6 +158,21 @@ def test_a_flipped_bit_on_tape_fails_the_drill_and_names_the_tape(dumped, tmp_pa
     finally:
         path.write_bytes(content)
     assert not found["success"] and "drill-0001" in found["message"], found
+
+
+def test_what_a_killed_drill_left_is_gone_after_the_next(dumped, tmp_path):
+    left = tmp_path / ".amanda-drill-left"
+    left.mkdir()
+    (left / "plain").write_text("text")
+    os.utime(left, (1, 1))
+    assert _drill(dumped, tmp_path)["success"]  # which sees that nothing is left
+
+
+def test_a_drill_that_goes_on_is_not_disturbed_by_another(dumped, tmp_path):
+    with amanda_scratch.scratch(tmp_path, "drill") as other:
+        os.utime(other, (1, 1))
+        with amanda_scratch.scratch(tmp_path, "drill"):
+            assert other.is_dir()
 
 
 def test_without_room_for_all_of_it_nothing_is_restored(dumped, tmp_path, monkeypatch):
