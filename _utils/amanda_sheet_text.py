@@ -179,7 +179,8 @@ echo 'OPENED: the catalogue' || {{ echo 'FAILED: the catalogue'; false; }}
 """
     search = """
 NAME=letter
-find "$RESTORE"/catalogue -path '*/index/*.gz' -exec zgrep -H -e "$NAME" {} +
+find "$RESTORE"/catalogue -path '*/index/*.gz' ! -name '*.state.gz' \\
+    -exec zgrep -H -e "$NAME" {} +
 """
     return f"""
 STEP 4. LOOK FOR A FILE (you may leave this out)
@@ -257,8 +258,10 @@ def _block(number, restore):
     for (dump, paths), filters in zip(restore.steps, restore.filters, strict=True):
         lines.append(f"# level {dump.level}, made on {_when(dump)}")
         lines.append(_stream(paths, filters))
-        lines.append(f"    tar -x -f - -C {target} --listed-incremental=/dev/null \\")
-        lines.append(f"    {TAR} &&")
+        # In it, not with -C: where directories changed places tar 1.34 makes one for the time
+        # between, and makes it where it was started.
+        lines.append(f"    (cd {target} && tar -x -f - --listed-incremental=/dev/null \\")
+        lines.append(f"    {TAR}) &&")
     done, failed = word(f"RESTORED: {name}"), word(f"FAILED: {name}")
     lines.append(f"echo {done} || {{ echo {failed}; false; }}")
     return f"""
@@ -333,6 +336,8 @@ WHAT TO DO AFTERWARDS
 
 - Look at what was restored before you use it. If clients were attacked, it may hold what the
   attackers left there.
+- Where two directories had exchanged their names between two dumps, tar mixes up the files in them
+  that had not changed: each of the two then has the other's. All else comes back as it was.
 - Copy it to where it belongs, with all attributes: "cp -a", or "rsync -aHAX --numeric-ids".
 - Write nothing into the mirror, and keep all of it until there are new backups.
 - Take the key from this machine again ("shred -u" and its file's name). If somebody may have seen

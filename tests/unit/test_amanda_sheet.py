@@ -92,15 +92,15 @@ def test_each_level_is_opened_in_order_all_parts_in_one_stream():
         "    tapes/daily-0002/20261120010000/00001.web1._etc.0 |",
         '    age -d -i "$IDENTITY" |',
         "    zstd -dc |",
-        '    tar -x -f - -C "$RESTORE"/001.web1._etc --listed-incremental=/dev/null \\',
-        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux &&",
+        '    (cd "$RESTORE"/001.web1._etc && tar -x -f - --listed-incremental=/dev/null \\',
+        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux) &&",
         "# level 1, made on 2026-11-21 at 01:00:00",
         "tail -q -c +32769 \\",
         "    tapes/daily-0003/20261121010000/00002.web1._etc.1 |",
         '    age -d -i "$IDENTITY" |',
         "    zstd -dc |",
-        '    tar -x -f - -C "$RESTORE"/001.web1._etc --listed-incremental=/dev/null \\',
-        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux &&",
+        '    (cd "$RESTORE"/001.web1._etc && tar -x -f - --listed-incremental=/dev/null \\',
+        "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux) &&",
         "echo 'RESTORED: web1 /etc' || { echo 'FAILED: web1 /etc'; false; }",
         "",
     ]
@@ -134,7 +134,7 @@ def test_what_was_sealed_otherwise_before_is_opened_with_the_keys_of_then():
 
 def test_a_dump_that_was_neither_sealed_nor_compressed_goes_straight_to_tar():
     (block,) = sheet.blocks(written([FULL], COPIES, "comp N program APPLICATION")[0])["STEP 5"]
-    assert "00001.web1._etc.0 |\n    tar -x" in block
+    assert "00001.web1._etc.0 |\n    (cd " in block
 
 
 def test_without_a_dump_there_is_a_sheet_too():
