@@ -1,7 +1,7 @@
 """Copying open files: read, hashed, written and brought to the disk at once.
 
 Runs in a child with the rights of who is to own the copies: of the mirror's user, see
-:mod:`amanda_mirror_user`, or of the dump user, see :mod:`amanda_rebuild`.
+:mod:`amanda_mirror_user`, or of the dump user, see :mod:`amanda_tapes_back`.
 """
 
 import collections

@@ -21,6 +21,7 @@ import amanda_manifest
 import amanda_mirror_user
 import amanda_platform
 import amanda_sheet
+import amanda_verified
 import amanda_written
 from amanda_errors import AmandaError
 from amanda_manifest import (
@@ -131,8 +132,8 @@ class _Session:
 
     def __init__(self, config, settings, platform, progress, record):
         self.config, self.settings, self.platform = config, settings, platform
-        self.progress, self.record = progress, record
-        self.hashes = {} if record is None else record.hashes()
+        self.progress = progress
+        self.record = amanda_verified.Record() if record is None else record
         self.directory = str(settings.directory)
         self.top = Path(self.directory, config)
         self.warnings = []
@@ -215,10 +216,7 @@ class _Session:
             self.doubt(f"the mirror's copy of tape {' written at '.join(key)} was damaged")
             return None
         if known:
-            verified = self.hashes.get(key, {})
-            if here != files or any(
-                verified.get(file.name, file.sha256) != file.sha256 for file in known.files
-            ):
+            if here != files or self.record.otherwise(known):
                 self._differs(key, "The mirror's copy stays; see which of them is right")
             return known
         return self._unlisted(key, here) if here == files else None
@@ -230,7 +228,7 @@ class _Session:
         self.doubt(f"tape {tape} is no longer as it was mirrored. {consequence}")
 
     def _unlisted(self, key, files):
-        """Return the copy of a tape that an interrupted run brought here in full."""
+        """Return the copy of a tape that an interrupted run brought here in full, and unchanged."""
         where = str(self.top / TAPES / Path(*key))
         text = self._there(amanda_mirror_user.read_sums_file, where)
         try:
@@ -238,7 +236,8 @@ class _Session:
             whole = tuple(File(name, size, sums[name]) for name, size in files)
         except (AmandaError, KeyError):
             return None
-        return TapeCopy(*key, whole)
+        copy = TapeCopy(*key, whole)
+        return None if self.record.otherwise(copy) else copy
 
     def _copy(self, key, slot, done, total):
         """Copy one tape, file by file, under a name that nobody takes for a whole one."""
@@ -268,12 +267,13 @@ class _Session:
 
     def _as_verified(self, copy):
         """Return a copy with the hashes that its files had when they were verified."""
-        known = self.hashes.get(copy.key, {})
+        changed = self.record.otherwise(copy)
         files = tuple(
-            dataclasses.replace(file, sha256=known.get(file.name, file.sha256))
+            dataclasses.replace(file, sha256=self.record.tapes[copy.key][file.name][1])
+            if file.name in changed
+            else file
             for file in copy.files
         )
-        changed = [file.name for file in copy.files if file not in files]
         if changed:
             where = self.top / TAPES / Path(*copy.key)
             self.differing.append(copy.label)

@@ -1,6 +1,7 @@
 """The mirror as one user: what is copied, kept, removed and found again; tapes as Amanda's."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pwd
@@ -237,6 +238,23 @@ def test_what_an_interrupted_run_left_is_cleaned_and_its_whole_tapes_are_used(si
     (partial / "00001.web1._etc.0").write_bytes(b"half")
     assert site.mirror()["copied_tapes"] == ["daily-0003"]
     assert not list(site.top.rglob("*.partial"))
+    assert site.problems() == []
+
+
+def test_what_an_interrupted_run_left_counts_only_as_it_was_verified(site):
+    generation = site.mirror()["generation"]
+    shutil.rmtree(site.top / "generations" / generation)
+    directory = site.top / "tapes/daily-0001/20250101010000"
+    names = ["00001.web1._etc.0", "00002.web1._etc.0"]
+    hashes = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+    flip(directory / names[1])
+    changed = hashlib.sha256((directory / names[1]).read_bytes()).hexdigest()
+    sums = directory / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(hashes[names[1]], changed))
+    verified = {name: ((directory / name).stat().st_size, hashes[name]) for name in names}
+    done = site.mirror(record=Record({("daily-0001", "20250101010000"): verified}))
+    assert (done["copied_tapes"], done["differing"]) == (["daily-0001"], [])
+    assert hashlib.sha256((directory / names[1]).read_bytes()).hexdigest() == hashes[names[1]]
     assert site.problems() == []
 
 
