@@ -357,7 +357,7 @@ class _Session:
             where = (amanda_mirror_user.heads, str(self.top), paths)
             return self._there(*where, progress=lambda count: None)
 
-        text, problems = amanda_sheet.write(about, dumps, copies, heads)
+        text, problems = amanda_sheet.write(about, dumps, copies, heads, self.record.failed)
         self.warnings += problems
         return text
 

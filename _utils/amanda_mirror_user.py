@@ -288,11 +288,17 @@ def heads(top, paths, report):
 
     top
         The directory that *paths* are relative to.
+
+    Each is a pair: the text and None, or None and why the file can't be read.
     """
     found = []
     for path in paths:
-        with open_regular(Path(top, path)) as stream:
-            found.append(stream.read(HEADER_SIZE).rstrip(b"\0").decode("latin-1"))
+        try:
+            with open_regular(Path(top, path)) as stream:
+                text = stream.read(HEADER_SIZE).rstrip(b"\0").decode("latin-1")
+            found.append([text, None])
+        except OSError as error:
+            found.append([None, error.strerror])
         report(len(found))
     return found
 

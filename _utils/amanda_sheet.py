@@ -44,6 +44,9 @@ class Restore:
         For each step the encryption's method and the compressor, either may be None.
     problem
         Why the filters can't be told, "" if they can.
+    damaged
+        Each :class:`amanda_catalogue.Dump` that is newer than the last of *steps*, and was found
+        not to be good when it was verified.
     """
 
     host: str
@@ -51,9 +54,10 @@ class Restore:
     steps: list
     filters: list = dataclasses.field(default_factory=list)
     problem: str = ""
+    damaged: list = dataclasses.field(default_factory=list)
 
 
-def write(about, dumps, copies, heads):
+def write(about, dumps, copies, heads, failed):
     """Return the text of the sheet, and warnings of what it can't tell, a list of text.
 
     about
@@ -63,16 +67,18 @@ def write(about, dumps, copies, heads):
     copies
         The generation's :class:`amanda_manifest.TapeCopy` objects.
     heads
-        A function that returns the headers of tape files, text of Latin-1, given a list of their
-        paths below the config's mirror.
+        A function that returns the headers of tape files, given a list of their paths below the
+        config's mirror: for each a pair of text of Latin-1 and why it can't be read, one is None.
+    failed
+        A function that tells whether a dump was found not to be good; it is left out then.
     """
-    restores = _plan(dumps, copies)
+    restores = _plan(dumps, copies, failed)
     paths = [paths[0] for restore in restores for _, paths in restore.steps]
     read = iter(heads(paths))
     for restore in restores:
         for _, paths in restore.steps:
             try:
-                restore.filters.append(_filters(next(read).encode("latin-1"), paths[0]))
+                restore.filters.append(_filters(*next(read), paths[0]))
             except AmandaError as error:
                 restore.problem = str(error)
     problems = [
@@ -84,29 +90,39 @@ def write(about, dumps, copies, heads):
     return amanda_sheet_text.render(about, restores), problems
 
 
-def _plan(dumps, copies):
-    """Return a :class:`Restore` for each DLE, with its last state that is whole among *copies*."""
+def _plan(dumps, copies, failed):
+    """Return a :class:`Restore` for each DLE: its last good state that is whole in *copies*."""
     files = {
         (*copy.key, int(file.name[:5])): f"{TAPES}/{copy.label}/{copy.written}/{file.name}"
         for copy in copies
         for file in copy.files
     }
-    found, paths = {}, {}
+    found, bad, paths = {}, {}, {}
     for dump in dumps:
         held = found.setdefault((dump.host, dump.disk), [])
         keys = [(part.label, part.written, part.file) for part in dump.parts]
-        if files.keys() >= set(keys):
+        if failed(dump):
+            bad.setdefault((dump.host, dump.disk), []).append(dump)
+        elif files.keys() >= set(keys):
             paths[dump] = [files[key] for key in keys]
             held.append(dump)
-    return [
-        Restore(*dle, [(dump, paths[dump]) for dump in amanda_catalogue.last_chain(held, *dle)])
-        for dle, held in sorted(found.items())
-    ]
+    return [_restore(dle, held, bad.get(dle, []), paths) for dle, held in sorted(found.items())]
 
 
-def _filters(head, path):
+def _restore(dle, held, bad, paths):
+    chain = amanda_catalogue.last_chain(held, *dle)
+    last = chain[-1].timestamp if chain else ""
+    damaged = sorted(
+        (dump for dump in bad if dump.timestamp > last), key=lambda dump: dump.timestamp
+    )
+    return Restore(*dle, [(dump, paths[dump]) for dump in chain], damaged=damaged)
+
+
+def _filters(head, unread, path):
     """Return method and compressor that the header *head* of the tape file *path* tells."""
-    header = amanda_dump.parse_header(head, path)
+    if unread:
+        raise AmandaError(f"{path} can't be read: {unread}")
+    header = amanda_dump.parse_header(head.encode("latin-1"), path)
     decrypt, _ = amanda_dump.decrypter(header, path)
     expand = amanda_dump.expander(header, path)
     methods = {program: method for method, program in amanda_layout.CRYPT.items()}

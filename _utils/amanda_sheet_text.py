@@ -45,6 +45,7 @@ def render(about, restores):
         _check(about, there),
         _catalogue(about),
         _restores(there),
+        _damaged(restores),
         _without([restore for restore in restores if restore not in there]),
         _single(there),
         _all(about, there),
@@ -274,6 +275,24 @@ def _when(dump):
     """Return when a dump was made, for people; in the server's local time."""
     match = re.fullmatch(r"(....)(..)(..)(..)(..)(..)", dump.timestamp)
     return "{}-{}-{} at {}:{}:{}".format(*match.groups())
+
+
+def _damaged(restores):
+    listed = [
+        f"  {shown(dump.host)} {shown(dump.disk)}, level {dump.level}, made on {_when(dump)}\n"
+        for restore in restores
+        for dump in restore.damaged
+    ]
+    if not listed:
+        return ""
+    return f"""
+DAMAGED BACKUPS
+
+These were found damaged when they were verified. So they are left out, with all that builds on
+them: what STEP 5 restores is the last good state before. If you need something newer all the
+same, see whether the sheet of an older generation has it: its copy may be better.
+
+{"".join(listed)}"""
 
 
 def _without(restores):

@@ -1,6 +1,7 @@
 """The mirror as one user: what is copied, kept, removed and found again; tapes as Amanda's."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -556,6 +557,34 @@ def test_a_copy_that_is_not_what_was_verified_later_is_told(site):
     answer = site.mirror(record=Record({("daily-0001", "20250101010000"): files}))
     assert answer["differing"] == ["daily-0001"]
     assert answer["pruned"]["paused"]
+
+
+def test_a_file_of_the_mirror_that_can_not_be_read_stops_no_generation(site, monkeypatch):
+    name, regular = "00001.web1._etc.0", amanda_mirror_user.open_regular
+    full = [dump("/etc", "20250101010000", 0, "OK", "daily-0001")]
+    site.mirror()
+
+    def refuse(path):
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return regular(path)
+
+    monkeypatch.setattr(amanda_mirror_user, "open_regular", refuse)
+    done = site.mirror(dumps=full)
+    (warning,) = done["warnings"]
+    assert "how to restore web1 /etc: " in warning
+    assert f"{name} can't be read: Permission denied" in warning
+    sheet = site.top / "generations" / done["generation"] / "EMERGENCY.txt"
+    assert f"{name} can't be read" in sheet.read_text()
+
+
+def test_a_dump_that_verification_found_bad_is_not_offered_by_the_sheet(site):
+    full = dump("/etc", "20250101010000", 0, "OK", "daily-0001")
+    record = Record()
+    record.judge(full, "2025-01-01T02:00:00Z", "its CRC is another")
+    done = site.mirror(dumps=[full], record=record)
+    text = (site.top / "generations" / done["generation"] / "EMERGENCY.txt").read_text()
+    assert "DAMAGED BACKUPS" in text and "web1 /etc, level 0, made on 2025-01-01" in text
 
 
 def test_a_generation_of_before_there_was_a_sheet_can_be_read_and_is_whole(site):

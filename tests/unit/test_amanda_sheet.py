@@ -49,7 +49,15 @@ def copy(label, written, *names):
     return TapeCopy(label, written, tuple(File(name, 100, "0" * 64) for name in names))
 
 
-def written(dumps, copies, filters=FILTERS, directory="/srv/mirror/daily", server="backup-server"):
+def written(
+    dumps,
+    copies,
+    filters=FILTERS,
+    directory="/srv/mirror/daily",
+    server="backup-server",
+    failed=(),
+    unread=(),
+):
     """Return the sheet's text and warnings."""
     archive = Archive(File("catalogue.tar.zst.age", 5, "1" * 64), "age", "etc", "var")
     about = amanda_sheet.About("daily", "20261123T092714Z", server, directory, archive)
@@ -60,9 +68,12 @@ def written(dumps, copies, filters=FILTERS, directory="/srv/mirror/daily", serve
             for part in each.parts:
                 line = f"AMANDA: SPLIT_FILE {each.timestamp} web1 /etc  part {part.number}/-1  "
                 found[part.label, part.written, part.file] = f"{line}lev 0 {filters}\n"
-        return [found[_key(path)] for path in paths]
+        return [
+            [None, "Permission denied"] if path in unread else [found[_key(path)], None]
+            for path in paths
+        ]
 
-    return amanda_sheet.write(about, dumps, copies, heads)
+    return amanda_sheet.write(about, dumps, copies, heads, lambda dump: dump in failed)
 
 
 def _key(path):
@@ -119,6 +130,38 @@ def test_a_directory_sealed_by_what_is_not_ours_is_named_and_warned_of():
     assert warning.startswith("the emergency sheet can't say how to restore web1 /etc: ")
     assert "NOT HERE" in text and "  web1 /etc: " in text
     assert "STEP 5" not in sheet.blocks(text)
+
+
+def test_a_directory_whose_tape_file_can_not_be_read_is_named_and_all_others_are_there():
+    other = dump(0, "20261121010000", ("daily-0003", 1), disk="/var")
+    first = "tapes/daily-0001/20261120010000/00001.web1._etc.0"
+    text, (warning,) = written([FULL, other], COPIES, unread=[first])
+    assert warning.endswith(f"how to restore web1 /etc: {first} can't be read: Permission denied")
+    assert f"NOT HERE\n\n  web1 /etc: {first} can't be read" in text
+    (block,) = sheet.blocks(text)["STEP 5"]
+    assert "RESTORED: web1 /var" in block
+
+
+def test_a_dump_that_was_found_damaged_is_left_out_and_named_and_the_state_before_is_shown():
+    text, warnings = written([FULL, NEXT], COPIES, failed=[NEXT])
+    (block,) = sheet.blocks(text)["STEP 5"]
+    assert (warnings, "level 0" in block, "level 1" in block) == ([], True, False)
+    assert "DAMAGED BACKUPS" in text
+    assert "\n  web1 /etc, level 1, made on 2026-11-21 at 01:00:00\n" in text
+    assert "DAMAGED BACKUPS" not in written([FULL, NEXT], COPIES)[0]
+
+
+def test_without_a_good_full_nothing_is_shown_and_the_damaged_one_is_named():
+    text, _ = written([FULL, NEXT], COPIES, failed=[FULL])
+    assert "STEP 5" not in sheet.blocks(text)
+    assert "\n  web1 /etc, level 0, made on 2026-11-20 at 01:00:00\n" in text
+    assert "  web1 /etc: no whole backup of it is in this generation\n" in text
+
+
+def test_a_damaged_dump_of_before_the_last_good_full_is_of_no_matter():
+    before = dump(0, "20261119010000", ("daily-0003", 1))
+    text, _ = written([before, FULL], COPIES, failed=[before])
+    assert "DAMAGED BACKUPS" not in text and "STEP 5" in sheet.blocks(text)
 
 
 def test_what_was_sealed_otherwise_before_is_opened_with_the_keys_of_then():
