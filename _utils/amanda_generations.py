@@ -14,7 +14,8 @@ import amanda_manifest
 import amanda_mirror_user
 from amanda_errors import AmandaError, ArgumentError
 from amanda_manifest import GENERATIONS, MANIFEST, MANIFEST_SUM, SUMS, TAPES
-from amanda_rights import as_user, hand_over, open_as
+from amanda_mirror_user import ask
+from amanda_rights import hand_over
 
 
 def made(generation):
@@ -24,7 +25,7 @@ def made(generation):
 
 
 def parse(config, found):
-    """Return the :class:`amanda_manifest.Manifest` of a generation, as a survey found it.
+    """Return the :class:`amanda_manifest.Manifest` of a generation, as :func:`texts` found it.
 
     Raises :class:`~amanda_errors.AmandaError` naming the generation if its manifest is missing,
     was changed, or can't be believed.
@@ -41,8 +42,7 @@ def parse(config, found):
     return amanda_manifest.decode(found["manifest"], config, found["name"])
 
 
-PATIENCE = 30
-"""Seconds that the mirror's file server may take to answer a question."""
+_ANSWER = 30  # seconds that the mirror may take to answer a first question
 
 
 def names(mirror, config):
@@ -54,25 +54,28 @@ def names(mirror, config):
     Raises :class:`~amanda_errors.AmandaError` if the mirror can't be read, or doesn't answer.
     """
     where = str(mirror.directory)
-    listed = amanda_mirror_user.generation_names
     try:
-        return as_user(mirror.user, listed, where, config, patience=PATIENCE)
+        return ask(mirror, amanda_mirror_user.generation_names, where, config, patience=_ANSWER)
     except FileNotFoundError:
         raise AmandaError(f"the mirror's directory {where} doesn't exist. Mount it") from None
-    except TimeoutError:
-        raise AmandaError(
-            f"the mirror's directory {where} hasn't answered for {PATIENCE} s. See that its file "
-            "server is up"
-        ) from None
     except OSError as error:
-        raise AmandaError(f"the mirror can't be read as {mirror.user}: {error}") from None
+        raise _unreadable(mirror, error) from None
 
 
-def _survey(mirror, config):
+def texts(mirror, config, name):
+    """Return what a generation says of itself, for :func:`parse`.
+
+    name
+        One of :func:`names`.
+    """
     try:
-        return as_user(mirror.user, amanda_mirror_user.survey, str(mirror.directory), config)
+        return ask(mirror, amanda_mirror_user.generation, str(mirror.directory), config, name)
     except OSError as error:
-        raise AmandaError(f"the mirror can't be read as {mirror.user}: {error}") from None
+        raise _unreadable(mirror, error) from None
+
+
+def _unreadable(mirror, error):
+    return AmandaError(f"the mirror can't be read as {mirror.user}: {error}")
 
 
 def _no_generation(mirror, config):
@@ -89,8 +92,9 @@ def generations(mirror, config):
     (numbers), ``bytes``, and ``problem``: why it can't be used, in words, else None.
     """
     rows = []
-    for found in _survey(mirror, config)["generations"]:
-        row = {"generation": found["name"], "made": None, "run": None, "problem": None}
+    for name in names(mirror, config):
+        row = {"generation": name, "made": None, "run": None, "problem": None}
+        found = texts(mirror, config, name)
         try:
             manifest = parse(config, found)
             row["made"] = made(manifest.generation).isoformat()
@@ -110,15 +114,15 @@ def load(mirror, config, generation=None):
     Raises :class:`~amanda_errors.ArgumentError` if there is no such generation, and
     :class:`~amanda_errors.AmandaError` if it can't be believed.
     """
-    found = {entry["name"]: entry for entry in _survey(mirror, config)["generations"]}
-    if not found:
+    there = names(mirror, config)
+    if not there:
         raise _no_generation(mirror, config)
-    generation = generation or max(found)
-    if not isinstance(generation, str) or generation not in found:
+    generation = generation or there[-1]
+    if generation not in there:
         raise ArgumentError(
-            f"the mirror has no generation {generation} of {config}; it has {', '.join(found)}"
+            f"the mirror has no generation {generation} of {config}; it has {', '.join(there)}"
         )
-    return parse(config, found[generation])
+    return parse(config, texts(mirror, config, generation))
 
 
 def check_generation(mirror, config, generation=None, hashes=False, progress=None):
@@ -135,78 +139,97 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
     file, named, in words.
     """
     manifest = load(mirror, config, generation)
+    expected = _Expected(mirror)
+    expected.add(manifest)
     return {
         "generation": manifest.generation,
-        "files": sum(len(copy.files) for copy in manifest.tapes) + len(manifest.files),
-        "bytes": manifest.size,
-        "problems": _audit(mirror, [manifest], hashes, progress),
+        "files": expected.files,
+        "bytes": expected.bytes,
+        "problems": expected.audit(hashes, progress),
     }
 
 
 def check(mirror, config, hashes=False, progress=None):
     """Compare all that stands in the mirror of a config with its manifests, each file once.
 
-    Returns ``generations``, ``files``, ``bytes`` and ``problems``, as :func:`check_generation`;
-    a problem is also what no generation needs. Raises :class:`~amanda_errors.ArgumentError` if
-    there is no generation at all.
+    hashes, progress
+        As for :func:`check_generation`.
+
+    Returns ``generations`` (how many could be read), ``files``, ``bytes``, ``problems``, in which
+    is also what no generation needs, and ``copies``: each :class:`amanda_manifest.TapeCopy` that
+    any generation needs. Raises :class:`~amanda_errors.ArgumentError` if there is no generation at
+    all, and :class:`~amanda_errors.AmandaError` if the mirror can't be read or doesn't answer.
     """
-    survey = _survey(mirror, config)
-    if not survey["generations"]:
+    there = names(mirror, config)
+    if not there:
         raise _no_generation(mirror, config)
-    manifests, problems = [], []
-    for found in survey["generations"]:
+    expected, problems = _Expected(mirror), []
+    for name in there:
+        found = texts(mirror, config, name)
         try:
-            manifests.append(parse(config, found))
+            expected.add(parse(config, found))
         except AmandaError as error:
             problems.append(str(error))
-    copies = {copy.key: copy for manifest in manifests for copy in manifest.tapes}
-    for tape in survey["tapes"]:
-        if (tape["label"], tape["written"]) not in copies:
-            path = tape_directory(mirror, config, tape["label"], tape["written"])
-            problems.append(f"{str(path)!r} isn't needed by any generation")
-    problems += as_user(mirror.user, amanda_mirror_user.strangers, str(mirror.directory), config)
-    problems += _audit(mirror, manifests, hashes, progress)
+    where = (str(mirror.directory), config, list(expected.copies))
+    try:
+        problems += ask(mirror, amanda_mirror_user.strangers, *where)
+        problems += expected.audit(hashes, progress)
+    except OSError as error:
+        raise _unreadable(mirror, error) from None
     return {
-        "generations": len(manifests),
-        "files": sum(len(copy.files) for copy in copies.values())
-        + sum(len(manifest.files) for manifest in manifests),
-        "bytes": sum(copy.size for copy in copies.values())
-        + sum(file.size for manifest in manifests for file in manifest.files),
+        "generations": expected.generations,
+        "files": expected.files,
+        "bytes": expected.bytes,
         "problems": problems,
+        "copies": list(expected.copies.values()),
     }
 
 
-def _audit(mirror, manifests, hashes, progress):
-    """Return the problems of some generations, each copy of a tape looked at once."""
-    problems = []
-    directories = {}
-    for manifest in manifests:
-        where = Path(mirror.directory, manifest.config, GENERATIONS, manifest.generation)
+class _Expected:
+    """What some generations need, each copy of a tape once: so no manifest has to be kept."""
+
+    def __init__(self, mirror):
+        self.mirror = mirror
+        self.copies, self.directories, self.problems = {}, {}, []
+        self.generations = self.files = self.bytes = 0
+
+    def add(self, manifest):
+        """Take in what a generation needs."""
+        where = Path(self.mirror.directory, manifest.config, GENERATIONS, manifest.generation)
         listed = f"{amanda_manifest.digest(manifest.source)}  {MANIFEST}\n"
-        directories[where] = [
+        self.generations += 1
+        self._count(manifest.files)
+        self.directories[where] = [
             *manifest.files,
             amanda_manifest.of_text(MANIFEST, manifest.source),
             amanda_manifest.of_text(MANIFEST_SUM, listed),
         ]
         for copy in manifest.tapes:
-            path = tape_directory(mirror, manifest.config, *copy.key)
-            expected = [
-                *copy.files,
-                amanda_manifest.of_text(SUMS, amanda_manifest.sums(copy.files)),
-            ]
-            if directories.setdefault(path, expected) != expected:
-                problems.append(
+            path = tape_directory(self.mirror, manifest.config, *copy.key)
+            known = self.copies.setdefault(copy.key, copy)
+            if known is copy:
+                self._count(copy.files)
+                sums = amanda_manifest.of_text(SUMS, amanda_manifest.sums(copy.files))
+                self.directories[path] = [*copy.files, sums]
+            elif known != copy:
+                self.problems.append(
                     f"{str(path)!r}: generation {manifest.generation} knows it otherwise than "
                     "another generation"
                 )
-    work = [
-        [str(path), [[file.name, file.size, file.sha256] for file in files]]
-        for path, files in directories.items()
-    ]
-    progress = progress or (lambda count: None)
-    return problems + as_user(
-        mirror.user, amanda_mirror_user.audit, work, hashes, progress=progress
-    )
+
+    def _count(self, files):
+        self.files += len(files)
+        self.bytes += sum(file.size for file in files)
+
+    def audit(self, hashes, progress):
+        """Return the problems there are."""
+        work = [
+            [str(path), [[file.name, file.size, file.sha256] for file in files]]
+            for path, files in self.directories.items()
+        ]
+        progress = progress or (lambda count: None)
+        found = ask(self.mirror, amanda_mirror_user.audit, work, hashes, progress=progress)
+        return self.problems + found
 
 
 def tape_directory(mirror, config, label, written):
@@ -232,7 +255,11 @@ def open_catalogue(mirror, manifest, user=None, identity=None):
     """
     top = Path(mirror.directory, manifest.config, GENERATIONS, manifest.generation)
     file = manifest.archive.file
-    with open_as(mirror.user, top / file.name) as stream:
+    try:
+        _, (number,) = ask(mirror, hand_over, [str(top / file.name)], hands_over=True)
+    except OSError as error:
+        raise _unreadable(mirror, error) from None
+    with os.fdopen(number, "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size != file.size or amanda_mirror_user.hash_stream(stream) != file.sha256:
             raise AmandaError(f"the catalogue was changed: {top / file.name}")
@@ -257,7 +284,7 @@ def open_tape_file(mirror, config, part):
     directory = tape_directory(mirror, config, part.label, part.written)
     argument = [str(directory), f"{part.file:05d}."]
     try:
-        found, opened = as_user(mirror.user, _open_only, *argument, hands_over=True)
+        found, opened = ask(mirror, _open_only, *argument, hands_over=True)
     except OSError as error:
         raise AmandaError(f"the mirror can't be read: {directory}: {error.strerror}") from None
     if found == 1:

@@ -40,9 +40,6 @@ from amanda_manifest import (
 from amanda_pruning import keep, last_fulls, unusual
 from amanda_rights import MOST_FILES, as_user, hand_over
 
-PATIENCE = 600
-"""Seconds that the mirror may take for a single piece of work, a few megabytes at most."""
-
 _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
 
@@ -102,12 +99,6 @@ def mirror(
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, places)
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
-    except TimeoutError:
-        raise AmandaError(
-            f"the mirror's directory {settings.directory} hasn't answered for "
-            f"{PATIENCE // 60} minutes. See that its file server is up; this generation was given "
-            "up, those before it are as they were"
-        ) from None
     except OSError as error:
         raise AmandaError(f"mirroring {places.name} failed: {error}") from error
     pruned = session.prune(manifest)
@@ -145,11 +136,13 @@ class _Session:
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
         self.made = []
         self.manifests = []
-        for found in held["generations"]:
+        for name in amanda_generations.names(settings, config):
             with contextlib.suppress(ValueError):
-                self.made.append(amanda_generations.made(found["name"]))
+                self.made.append(amanda_generations.made(name))
+            found = amanda_generations.texts(settings, config, name)
             try:
-                self.manifests.append(amanda_generations.parse(config, found))
+                manifest = amanda_generations.parse(config, found)
+                self.manifests.append(dataclasses.replace(manifest, source=""))  # it is large
             except AmandaError as error:
                 self.doubt(f"{error}. It is left as it is")
         self.known = {copy.key: copy for old in self.manifests for copy in old.tapes}
@@ -161,7 +154,7 @@ class _Session:
 
     def _there(self, function, *arguments, **options):
         """Call a function with the rights of the mirror's user; it must keep moving."""
-        return as_user(self.settings.user, function, *arguments, patience=PATIENCE, **options)
+        return amanda_mirror_user.ask(self.settings, function, *arguments, **options)
 
     def copies_of(self, lacking, places):
         """Return the copies that the mirror has of tapes that the disk *lacks*, and tell of all."""
@@ -409,7 +402,7 @@ class _Session:
         try:
             removing = (self.directory, self.config, gone, tapes)
             self._there(amanda_mirror_user.prune, *removing)
-        except OSError as error:
+        except (AmandaError, OSError) as error:
             self.doubt(f"the generation is whole, but older ones can't be removed: {error}")
             return {"paused": True, "generations": [], "tapes": []}
         return {"paused": False, "generations": gone, "tapes": [list(key) for key in tapes]}

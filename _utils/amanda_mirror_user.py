@@ -1,7 +1,7 @@
 """What is done on the mirror with the rights of the mirror's user alone.
 
-Each function is called through :func:`amanda_rights.as_user`: it gets plain data and open files,
-and sees neither keys nor plain text. A file counts once it is on stable storage under its final
+Each function is called through :func:`ask`: it gets plain data and open files, and sees neither
+keys nor plain text. A file counts once it is on stable storage under its final
 name; until then it stands in a directory whose name ends in ``.partial``.
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -26,11 +27,43 @@ from amanda_manifest import (
     TAPES,
     WRITTEN,
 )
-from amanda_rights import open_regular
+from amanda_rights import as_user, open_regular
 from amanda_tapefile import HEADER_SIZE
+
+PATIENCE = 600
+"""Seconds that the mirror may take for a single piece of work, a few megabytes at most."""
 
 _MOST_TEXT = 1 << 30
 """Bytes; a manifest of some five million files. Whoever writes the mirror might write more."""
+
+_PARTS = re.compile(f"{TAPES}|{GENERATIONS}")
+
+
+def ask(mirror, function, *arguments, patience=None, **options):
+    """Return what ``function(*arguments)`` returns, called with the rights of the mirror's user.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+    patience
+        Seconds without a word after which the call is given up; None is :data:`PATIENCE`. What
+        this process reads itself from a file that was handed over has no such end.
+    options
+        As for :func:`amanda_rights.as_user`.
+
+    Raises as that, but :class:`~amanda_errors.AmandaError` if the mirror doesn't answer.
+    """
+    patience = patience or PATIENCE
+    try:
+        return as_user(mirror.user, function, *arguments, patience=patience, **options)
+    except TimeoutError:
+        waited = f"{patience // 60} minutes" if patience >= 60 else f"{patience} s"
+        raise AmandaError(
+            f"the mirror's directory {mirror.directory} hasn't answered for {waited}. See that its "
+            "file server is up, then try again; its generations are as they were"
+        ) from None
+
+
+# --- as the mirror's user ---
 
 
 def prepare(directory, config):
@@ -77,8 +110,7 @@ def survey(directory, config):
     """Return what the mirror holds, as data; nothing if it holds nothing of *config*.
 
     ``free`` is what may still be written, in bytes; ``tapes`` has a dict for each copy of a tape:
-    ``label``, ``written``, ``files`` (pairs of name and size, None for what is no file); and
-    ``generations`` has one for each: ``name``, ``manifest`` and ``sum``, texts or None.
+    ``label``, ``written`` and ``files`` (pairs of name and size, None for what is no file).
     """
     top = Path(directory, config)
     status = os.statvfs(directory)
@@ -89,15 +121,16 @@ def survey(directory, config):
             for label in _entries(top / TAPES, LABEL)
             for written in _entries(label, WRITTEN)
         ],
-        "generations": [
-            {
-                "name": path.name,
-                "manifest": _text(path / MANIFEST),
-                "sum": _text(path / MANIFEST_SUM),
-            }
-            for path in _entries(top / GENERATIONS, GENERATION)
-        ],
     }
+
+
+def generation(directory, config, name):
+    """Return what a generation says of itself: ``name``, ``manifest`` and ``sum``, texts or None.
+
+    None is what is missing or can't be read.
+    """
+    top = Path(directory, config, GENERATIONS, name)
+    return {"name": name, "manifest": _text(top / MANIFEST), "sum": _text(top / MANIFEST_SUM)}
 
 
 def generation_names(directory, config):
@@ -221,6 +254,7 @@ def audit(directories, hashes, report):
     """
     problems = []
     for directory, expected in directories:
+        report(0)
         try:
             found = dict(listing(directory))
         except OSError as error:
@@ -303,15 +337,48 @@ def heads(top, paths, report):
     return found
 
 
-def strangers(directory, config):
-    """Return the paths, in the mirror of *config*, of what isn't named as ours is."""
+def strangers(directory, config, tapes):
+    """Return what no generation of *config* needs, in words.
+
+    tapes
+        Label and write time of all that any generation needs. What is in these directories, and in
+        those of generations, is left to :func:`audit`.
+    """
     top = Path(directory, config)
-    parents = [(top / TAPES, LABEL), (top / GENERATIONS, GENERATION)]
-    parents += [(label, WRITTEN) for label in _entries(top / TAPES, LABEL)]
-    found = [path for path in top.iterdir() if path.name not in (TAPES, GENERATIONS)]
-    for parent, pattern in parents:
-        found += [path for path in parent.iterdir() if not _ours(path, pattern)]
-    return sorted(str(path) for path in found)
+    needed = {tuple(tape) for tape in tapes}
+    _, problems = _apart(top, _PARTS)
+    problems += _apart(top / GENERATIONS, GENERATION)[1]
+    labels, others = _apart(top / TAPES, LABEL)
+    problems += others
+    for label in labels:
+        copies, others = _apart(label, WRITTEN)
+        problems += others
+        problems += [
+            f"{str(path)!r} isn't needed by any generation"
+            for path in copies
+            if (label.name, path.name) not in needed
+        ]
+    return problems
+
+
+def _apart(parent, pattern):
+    """Return the directories in *parent* that are named as ours are; what else is there, in words.
+
+    What a mirror that was cut off left unfinished is told as such.
+    """
+    try:
+        paths = sorted(parent.iterdir())
+        ours = [path for path in paths if _ours(path, pattern)]
+    except OSError as error:
+        return [], [f"{str(parent)!r} can't be read: {error.strerror}"]
+    ends = PARTIAL if pattern in (WRITTEN, GENERATION) else "/"  # as prepare looks for them
+    return ours, [
+        f"{str(path)!r} is unfinished; the next mirror removes it"
+        if path.name.endswith(ends)
+        else f"{str(path)!r} doesn't belong there"
+        for path in paths
+        if path not in ours
+    ]
 
 
 def _ours(path, pattern):

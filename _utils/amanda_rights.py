@@ -221,15 +221,6 @@ def _close(files):
             os.close(number)
 
 
-def open_as(user, path):
-    """Open the file *path* for reading with the rights of *user*; returns an unbuffered stream.
-
-    Raises as :func:`as_user`, and :class:`OSError` if it is no regular file.
-    """
-    _, (number,) = as_user(user, hand_over, [str(path)], hands_over=True)
-    return os.fdopen(number, "rb", buffering=0)
-
-
 def hand_over(paths):
     """Open files for the caller of :func:`as_user`: no answer, and the files."""
     opened = []

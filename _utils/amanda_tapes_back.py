@@ -10,7 +10,6 @@ from pathlib import Path
 
 import amanda_copying
 import amanda_generations
-import amanda_mirror
 import amanda_mirror_user
 import amanda_tapes
 from amanda_errors import AmandaError
@@ -223,7 +222,7 @@ class TapesBack:
         return self._patiently(user, hand_over, paths, hands_over=True)[1]
 
     def _patiently(self, *arguments, **options):
-        patience = amanda_mirror.PATIENCE
+        patience = amanda_mirror_user.PATIENCE
         try:
             return as_user(*arguments, patience=patience, **options)
         except TimeoutError:

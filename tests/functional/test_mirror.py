@@ -103,6 +103,7 @@ except PermissionError:
 extras = {"fleet.json": root / "fleet.json"}
 done = amanda_mirror.mirror(places, mirror, "age", platform=platform, extras=extras)
 answer["check"] = amanda_generations.check(mirror, "daily", hashes=True)
+del answer["check"]["copies"]
 manifest = amanda_generations.load(mirror, "daily")
 with amanda_generations.open_catalogue(mirror, manifest, dump_user) as copy:
     answer["unpacked"] = str(copy.conf)
@@ -145,7 +146,9 @@ def test_the_mirrors_user_can_read_neither_tapes_nor_catalogue_nor_keys(site):
         ROOT / "keys/identity",
     ):
         with pytest.raises(PermissionError):
-            amanda_rights.open_as(MIRROR_USER, path)
+            amanda_rights.as_user(
+                MIRROR_USER, amanda_rights.hand_over, [str(path)], hands_over=True
+            )
     opened = subprocess.run(
         ["runuser", "-u", MIRROR_USER, "--", amanda_layout.CRYPT["age"], "-d"],
         input=archive.read_bytes(),

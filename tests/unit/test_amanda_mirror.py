@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import amanda_generations
 import amanda_layout
-import amanda_mirror
 import amanda_mirror_user
 import amanda_pruning
 import pytest
@@ -146,7 +146,7 @@ def stop_children(progress):
 def test_a_mirror_that_hangs_is_given_up_and_named(site, monkeypatch):
     first = site.mirror()["generation"]
     site.write(3, "20250103010000", 20 << 20)
-    monkeypatch.setattr(amanda_mirror, "PATIENCE", 1)
+    monkeypatch.setattr(amanda_mirror_user, "PATIENCE", 1)
     began = time.monotonic()
     with pytest.raises(AmandaError, match=f"{site.top.parent} hasn't answered"):
         site.mirror(progress=stop_children)
@@ -157,16 +157,64 @@ def test_a_mirror_that_hangs_is_given_up_and_named(site, monkeypatch):
 
 def test_a_mirror_that_hangs_as_the_catalogue_is_read_back_is_given_up(site, monkeypatch):
     site.mirror()
-    monkeypatch.setattr(amanda_mirror, "PATIENCE", 1)
+    monkeypatch.setattr(amanda_mirror_user, "PATIENCE", 1)
     monkeypatch.setattr(amanda_mirror_user, "pour", hang)
     with pytest.raises(AmandaError, match="hasn't answered"):
         site.mirror()
     assert len(amanda_generations.generations(site.settings, "daily")) == 1
 
 
-def hang(path, pipe, report):
+def hang(*arguments, **options):
     """Be stopped in the middle of the work."""
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def read_tape_file(site, manifest):
+    part = Part("daily-0001", 2, 1, 300_000 - 32768, "20250101010000")
+    amanda_generations.open_tape_file(site.settings, "daily", part).close()
+
+
+def read_catalogue(site, manifest):
+    with amanda_generations.open_catalogue(site.settings, manifest):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hangs", "read"),
+    [
+        ("amanda_mirror_user._text", lambda site, _: site.problems()),
+        (
+            "amanda_mirror_user._text",
+            lambda site, _: amanda_generations.generations(site.settings, "daily"),
+        ),
+        ("amanda_mirror_user.audit", lambda site, _: site.problems()),
+        (
+            "amanda_mirror_user.strangers",
+            lambda site, _: amanda_generations.check(site.settings, "daily"),
+        ),
+        ("amanda_generations._open_only", read_tape_file),
+        ("amanda_rights.open_regular", read_catalogue),
+    ],
+)
+def test_a_mirror_that_hangs_as_it_is_read_is_given_up_and_named(site, monkeypatch, hangs, read):
+    site.mirror()
+    manifest = amanda_generations.load(site.settings, "daily")
+    monkeypatch.setattr(amanda_mirror_user, "PATIENCE", 1)
+    monkeypatch.setattr(hangs, hang)
+    with pytest.raises(AmandaError, match=f"{site.top.parent} hasn't answered for 1 s"):
+        read(site, manifest)
+
+
+def test_of_all_generations_only_the_one_that_is_asked_for_is_read(site, monkeypatch):
+    first, second = (site.mirror()["generation"] for _ in range(2))
+    text = amanda_mirror_user._text
+
+    def refuse(path):
+        assert second not in str(path)
+        return text(path)
+
+    monkeypatch.setattr(amanda_mirror_user, "_text", refuse)
+    assert amanda_generations.load(site.settings, "daily", first).generation == first
 
 
 def test_the_catalogue_comes_back_from_a_generation(site):
@@ -325,16 +373,43 @@ def test_every_file_of_a_generation_that_is_spoiled_is_named(site, spoil):
         "tapes/daily-0001/stranger",
         "tapes/daily-0001/20250101010000/stranger",
         "generations/stranger",
+        "generations/GENERATION/stranger",
+        "generations/GENERATION/directory/stranger",
+        "generations/20250101T000000Z.partial",
+        "tapes/daily-0001/20250101010000.partial",
         "tapes/daily-0009/20250101010000/00000.daily-0009",
     ],
 )
 def test_what_does_not_belong_in_the_mirror_is_named(site, where):
-    site.mirror()
-    path = site.top / where
+    path = site.top / where.replace("GENERATION", site.mirror()["generation"])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("x")
     (problem,) = amanda_generations.check(site.settings, "daily")["problems"]
-    assert "stranger" in problem or "daily-0009" in problem
+    named = path.parent if path.parent.name in ("directory", "20250101010000") else path
+    assert str(named) in problem
+    assert re.search("doesn't belong there|isn't needed|is unfinished; the next mirror", problem)
+
+
+def test_a_check_of_the_whole_mirror_reads_each_file_once_in_every_generation(site):
+    site.mirror()
+    old = site.mirror()["generation"]
+    site.write(1, "20250103010000", 9000)
+    site.mirror()
+    read = []
+    checked = amanda_generations.check(site.settings, "daily", hashes=True, progress=read.append)
+    assert (checked["generations"], checked["problems"]) == (3, [])
+    there = content(site.top)
+    own = [
+        path for path in there if path.suffix in (".json", ".sha256") or path.name == "SHA256SUMS"
+    ]
+    assert sum(read) == sum(len(data) for data in there.values())
+    assert checked["files"] == len(there) - len(own)
+    assert {copy.key for copy in checked["copies"]} == {
+        tuple(name.split("/")) for name in site.held()
+    }
+    flip(site.top / "generations" / old / "EMERGENCY.txt")
+    (problem,) = amanda_generations.check(site.settings, "daily", hashes=True)["problems"]
+    assert old in problem
 
 
 def test_generations_past_their_days_go_and_with_them_what_only_they_need(site):
@@ -502,7 +577,7 @@ def test_a_mirror_without_a_generation_is_never_called_good(site):
 
 def test_a_mirror_that_is_not_mounted_is_an_error_that_names_it(site):
     site.top.parent.rmdir()
-    with pytest.raises(AmandaError, match=f"can't be read as {ME}.*{site.top.parent}"):
+    with pytest.raises(AmandaError, match=f"{site.top.parent} doesn't exist. Mount it"):
         amanda_generations.generations(site.settings, "daily")
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from amanda_errors import AmandaError
-from amanda_rights import MOST_BYTES, MOST_FILES, as_user, open_as, open_owned
+from amanda_rights import MOST_BYTES, MOST_FILES, as_user, open_owned, open_regular
 
 
 def answer(value):
@@ -115,14 +115,14 @@ def test_as_many_files_as_promised_are_handed_over_and_none_stays_open(tmp_path)
 
 def test_a_fifo_is_refused_and_nobody_waits_for_it(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(OSError, match="Invalid argument"):
-        open_as(None, tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular(tmp_path / "fifo")
 
 
 def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic links"):
-        open_as(None, tmp_path / "link")
+        open_regular(tmp_path / "link")
 
 
 def test_calls_from_several_threads_do_not_mix_their_answers():
