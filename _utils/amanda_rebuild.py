@@ -5,6 +5,10 @@ On a server that has its own catalogue still, but lost tapes, it brings back tho
 Everything is brought beside its place first, tapes compared with the manifest's hashes as they are
 copied; then it is put in place by renames, the tapelist last. Called again after an interruption it
 goes on: what is there already is read and compared again, never believed.
+
+The lost server may have dumped after that generation. Its clients' snapshots have moved on then,
+which nothing here can tell, and an increment would silently lack what only the lost dump had: so
+the next dump of each DLE is a full one.
 """
 
 import contextlib
@@ -24,6 +28,7 @@ import amanda_generations
 import amanda_identity
 import amanda_layout
 import amanda_mirror_user
+import amanda_terms
 from amanda_errors import AmandaError, ArgumentError
 from amanda_fresh import UNFINISHED
 from amanda_rights import as_user
@@ -31,7 +36,6 @@ from amanda_tapes_back import TapesBack, remove, swap
 
 _NOTES = {
     "retention.json": amanda_layout.RETENTION,
-    "terms.json": amanda_layout.TERMS,
     "verified.json": amanda_layout.VERIFIED,
 }
 _STATE = ("curinfo", "index", "log")  # what of a config's state is brought back, and the tapelist
@@ -194,6 +198,7 @@ class _Session:
             _NOTES[name].mkdir(mode=0o700, exist_ok=True)
             path = _NOTES[name] / f"{self.places.name}.json"
             amanda_files.write(path, extras[name].encode(), mode=0o600)
+        amanda_terms.forget(self.places.name)
         self._take_keys(extras)
         if fleet is not None:
             with amanda_fleet.alone(amanda_layout.FLEET):
@@ -240,7 +245,8 @@ class _Session:
         whole = len(self.tapes.wanted) - len(self.tapes.damaged)
         what = (
             f"generation {self.manifest.generation} of {self.manifest.config} is in place: "
-            f"{whole} tapes, {self.tapes.copied} bytes of them copied"
+            f"{whole} tapes, {self.tapes.copied} bytes of them copied. The next run dumps every "
+            "directory in full, as the lost server may have dumped after that"
         )
         return _result(what, self.manifest, self.tapes, whole)
 

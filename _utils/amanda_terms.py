@@ -2,7 +2,8 @@
 
 An increment holds what changed since. What an exclude kept out of the full dump, and doesn't any
 more, would be in neither; and a chain sealed in two ways needs the keys of both. So when the terms
-change, the next dump must be a full one; see :mod:`amanda_fulls`.
+change, the next dump must be a full one; see :mod:`amanda_fulls`. So it must once the history is
+lost: a client's snapshot may then stand on a dump that nobody here knows of.
 """
 
 import json
@@ -10,6 +11,9 @@ import json
 import amanda_disklist
 import amanda_files
 from amanda_layout import TERMS
+
+_OTHERS = "*"
+"""The name, no DLE's, under which stands what those had that have none of their own."""
 
 
 def of(fleet, config, dumptype):
@@ -29,9 +33,19 @@ def of(fleet, config, dumptype):
 def changed(config, terms):
     """Return which DLEs of *terms* had others in their last full dump, as far as that is known."""
     known = _read(config)
-    if known is None:
-        return list(terms)
-    return [dle for dle, text in terms.items() if known.get(" ".join(dle), text) != text]
+    return [
+        dle
+        for dle, text in terms.items()
+        if known.get(" ".join(dle), known.get(_OTHERS, text)) != text
+    ]
+
+
+def forget(config):
+    """Have :func:`changed` name each DLE of *config*, known yet or not, until its next full dump.
+
+    For a history that may lack what was dumped last, see :mod:`amanda_rebuild`.
+    """
+    _write(config, {_OTHERS: None})
 
 
 def record(config, terms, entries):
@@ -40,18 +54,22 @@ def record(config, terms, entries):
     entries
         ``dles`` of :func:`amanda_backup.dump`. One that is lost since is followed by a full one.
     """
-    known = _read(config) or {}  # of what is retired, too: it may come back
+    known = _read(config)  # of what is retired, too: it may come back
     made = {(e["host"], e["disk"]) for e in entries if e["level"] == 0 and e["dumped"]}
     known.update({" ".join(dle): text for dle, text in terms.items() if dle in made})
-    TERMS.mkdir(mode=0o700, exist_ok=True)
-    amanda_files.write(TERMS / f"{config}.json", json.dumps(known).encode(), mode=0o600)
+    _write(config, known)
 
 
 def _read(config):
-    """Return the terms that were noted, by DLE; None if they are damaged."""
+    """Return the terms that were noted, by DLE; if they are damaged, those that nothing has."""
     try:
         return dict(json.loads((TERMS / f"{config}.json").read_bytes()))
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError):
-        return None
+    except (ValueError, TypeError, RecursionError):
+        return {_OTHERS: None}
+
+
+def _write(config, known):
+    TERMS.mkdir(mode=0o700, exist_ok=True)
+    amanda_files.write(TERMS / f"{config}.json", json.dumps(known).encode(), mode=0o600)

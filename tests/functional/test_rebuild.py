@@ -97,6 +97,7 @@ def lost():
         fleet.amanda("amadmin", "daily", "no-reuse", "daily-0005")
         (KEPT / "web/new").write_text("new\n")
         assert fleet.run("backup_and_mirror")["success"]
+        (KEPT / "web/last").write_text("in a dump that never came to the mirror\n")
         had = Lost(
             amanda_catalogue.read(fleet.places),
             fleet.places.tapelist.read_text(),
@@ -104,6 +105,7 @@ def lost():
             notes(),
             identities(),
         )
+        assert fleet.run("backup")["success"]
     finally:
         fleet.remove()
     MIRROR.rename(KEPT / "mirror")
@@ -163,7 +165,8 @@ def test_a_fresh_server_has_all_that_the_lost_one_had(fresh, lost):
     assert fresh.places.tapelist.read_text() == lost.tapelist
     assert amanda_catalogue.read(fresh.places) == lost.dumps
     assert amanda_fleet.load(amanda_layout.FLEET) == lost.fleet
-    assert notes() == lost.notes
+    anew = {str(amanda_layout.TERMS / "daily.json"): {"*": None}}
+    assert notes() == {**lost.notes, **anew}
     assert len(lost.notes) == 3
     assert identities() == own + lost.identities
     assert amanda_layout.AGE_RECIPIENTS.read_text() == recipients
@@ -185,6 +188,23 @@ def test_amanda_and_the_mirror_go_on_where_the_lost_server_was(fresh, lost):
     assert step["copied_tapes"] == []
     assert step["warnings"] == []
     assert not step["pruned"]["paused"]
+
+
+def test_the_next_dumps_are_full_as_the_lost_server_may_have_dumped_after_its_mirror(fresh):
+    assert rebuild(fresh)["success"]
+    fresh.client("web1", [str(KEPT / "web")])
+    levels = []
+    for _ in range(2):
+        result = fresh.run("backup")
+        assert result["success"], result
+        (dump,) = [step for step in result["steps"] if step["step"] == "dump"]
+        levels += [entry["level"] for entry in dump["dles"]]
+    assert levels == [0, 1]
+    dumps = amanda_catalogue.read(fresh.places)
+    full, _ = amanda_catalogue.chain(dumps, "web1", str(KEPT / "web"))
+    (index,) = fresh.places.index.glob(f"web1/*web/{full.timestamp}_0*")
+    names = subprocess.run(["gzip", "-dcf", index], check=True, capture_output=True).stdout
+    assert b"/last\n" in names
 
 
 def test_a_second_rebuild_is_refused_and_changes_nothing(fresh):

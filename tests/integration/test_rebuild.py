@@ -1,7 +1,8 @@
 """The server is gone: from the mirror's files and the offsite identity to a server that goes on.
 
-One scenario on two beds. The first dumps twice and is destroyed; the second's machines are bare,
-and know nothing of it but the pillar.
+The first server dumps twice, and once more after its last mirroring; then a bare machine, which
+knows nothing of it but the pillar, stands in its place. The client lives on, and with it what tar
+noted of the dump that nobody else knows of.
 """
 
 import shutil
@@ -30,10 +31,11 @@ PINNED = "daily-0005"
 IDENTITY = "/root/offsite.key"
 FIRST_DAY = f"{salt.PYTHON} {PICTURE} build {TREE}; mkdir -p {RETIRED}; echo kept > {RETIRED}/it"
 SECOND_DAY = f"{salt.PYTHON} {PICTURE} change {TREE}"
+AFTERWARDS = f"echo only in a dump that is lost > {TREE}/afterwards"
 
 
 class Lost:
-    """What was known of the first bed, and what is left of it: the mirror's files."""
+    """What was known of the first server, and what is left of it: the mirror's files."""
 
     def __init__(self, bed):
         self.moments, self.known = [], []
@@ -50,11 +52,14 @@ class Lost:
         self.catalogue = backups.catalogue(bed)
         self.ssh_key = bed.salt(SERVER, "amanda.ssh_public_key")[SERVER]["key"]
         self.mirror = bed.run(SERVER, ["tar", "-C", MIRROR, "-cf", "-", "."]).stdout
+        bed.run("web1", ["sh", "-ec", AFTERWARDS])
+        last = dles(good(backups.run(bed, "backup")))
+        assert {entry["level"] for entry in last.values()} == {1}
 
 
 @pytest.fixture
 def pillar():
-    """Give the root of both beds' pillar: two directories, and a schedule that never comes due."""
+    """Give the root of the bed's pillar: two directories, and a schedule that never comes due."""
     root = pillar_root("rebuild")
     pillar = Pillar(None, root)  # of no bed yet
     pillar.reset()
@@ -71,54 +76,54 @@ def add_mirror(bed, root):
 
 
 def test_a_server_made_anew_from_mirror_and_identity_has_all_and_goes_on(make_bed, pillar):
-    first = make_bed("rebuild-first", clients=1, pillar=pillar)
-    add_mirror(first, pillar)
-    on_fleet.apply(first)
-    lost = Lost(first)
-    first.down()
+    bed = make_bed("rebuild", clients=1, pillar=pillar)
+    add_mirror(bed, pillar)
+    on_fleet.apply(bed)
+    lost = Lost(bed)
 
-    second = make_bed("rebuild-second", clients=1, pillar=pillar)
-    add_mirror(second, pillar)
-    second.run(SERVER, ["tar", "-C", MIRROR, "-xf", "-"], input=lost.mirror)
-    second.run(SERVER, ["chown", "-R", "mirror:", MIRROR])
-    second.run("web1", ["sh", "-ec", f"{FIRST_DAY}; {SECOND_DAY}"])
-    (applied,) = on_fleet.apply(second, SERVER).values()
+    bed.replace(SERVER)
+    backups.made_mirror(bed, MIRROR)
+    bed.run(SERVER, ["tar", "-C", MIRROR, "-xf", "-"], input=lost.mirror)
+    bed.run(SERVER, ["chown", "-R", "mirror:", MIRROR])
+    (applied,) = on_fleet.apply(bed, SERVER).values()
     (warning,) = next(each["warnings"] for each in applied if each["__id__"] == "mirror")
     assert "amanda.rebuild identity=FILE" in warning
-    (refused,) = second.salt(SERVER, "amanda.run_due", check=False)[SERVER]["runs"]
+    (refused,) = bed.salt(SERVER, "amanda.run_due", check=False)[SERVER]["runs"]
     assert refused["message"] == warning
 
-    second.write(SERVER, IDENTITY, OFFSITE, 0o400)
-    rebuilt = second.salt(SERVER, "amanda.rebuild", identity=IDENTITY)[SERVER]
+    bed.write(SERVER, IDENTITY, OFFSITE, 0o400)
+    rebuilt = bed.salt(SERVER, "amanda.rebuild", identity=IDENTITY)[SERVER]
     good(rebuilt["daily"])
-    second.run(SERVER, ["rm", IDENTITY])
-    own = amanda_age.identities(second.read(SERVER, "/etc/salt-amanda/age/identity"), "")
+    bed.run(SERVER, ["rm", IDENTITY])
+    own = amanda_age.identities(bed.read(SERVER, "/etc/salt-amanda/age/identity"), "")
     secrets = [key.encode() for key in (*own, *amanda_age.identities(OFFSITE, ""))]
     assert len(secrets) == 3
-    assert leaks.found(second, secrets) == []
-    assert backups.catalogue(second) == lost.catalogue
-    assert second.salt(SERVER, "amanda.tapes")[SERVER] == lost.tapes
+    assert leaks.found(bed, secrets) == []
+    assert backups.catalogue(bed) == lost.catalogue
+    assert bed.salt(SERVER, "amanda.tapes")[SERVER] == lost.tapes
     assert [row["label"] for row in lost.tapes if row["pinned"]] == [PINNED]
-    assert second.salt(SERVER, "amanda.run_due")[SERVER] == {}
+    assert bed.salt(SERVER, "amanda.run_due")[SERVER] == {}
     for day, moment in enumerate(lost.moments):
-        back = second.salt(SERVER, "amanda.recover", "web1", TREE, at=moment)[SERVER]
+        back = bed.salt(SERVER, "amanda.recover", "web1", TREE, at=moment)[SERVER]
         assert back["missing"]["count"] == 0
-        assert differences(lost.known[day], picture(second, SERVER, back["restored"])) == []
+        assert differences(lost.known[day], picture(bed, SERVER, back["restored"])) == []
 
-    assert second.salt(SERVER, "amanda.ssh_public_key")[SERVER]["key"] != lost.ssh_key
-    on_fleet.apply(second, "web1")
-    good(backups.run(second, "check"))
-    after = backups.run(second)
+    assert bed.salt(SERVER, "amanda.ssh_public_key")[SERVER]["key"] != lost.ssh_key
+    on_fleet.apply(bed, "web1")
+    good(backups.run(bed, "check"))
+    after = backups.run(bed)
     assert after["success"], after
-    assert {entry["level"] for entry in dles(after).values()} == {1}
+    assert {entry["level"] for entry in dles(after).values()} == {0}
     assert set(dles(after)) == {(host, disk) for host, disk, *_ in lost.catalogue} - {
         ("web1", RETIRED)
     }
     assert {tuple(entry["labels"]) for entry in dles(after).values()} == {("daily-0003",)}
-    assert backups.catalogue(second) > lost.catalogue
+    assert backups.catalogue(bed) > lost.catalogue
     mirrored = steps(after)["mirror"]
     assert (mirrored["copied_tapes"], mirrored["pruned"]["paused"]) == (["daily-0003"], False)
     assert mirrored["warnings"] == []
+    back = bed.salt(SERVER, "amanda.recover", "web1", TREE)[SERVER]
+    assert differences(picture(bed, "web1", TREE), picture(bed, SERVER, back["restored"])) == []
 
-    again = second.salt(SERVER, "amanda.rebuild", check=False)[SERVER]["daily"]
+    again = bed.salt(SERVER, "amanda.rebuild", check=False)[SERVER]["daily"]
     assert "this server has dumps of daily on 3 tapes" in steps(again)["rebuild"]["message"]

@@ -58,5 +58,20 @@ def test_when_the_terms_are_damaged_all_is_dumped_in_full_once():
     amanda_terms.record("daily", terms(), [dumped()])
     (amanda_terms.TERMS / "daily.json").write_text("{")
     assert changed(terms()) == [WEB]
+    amanda_terms.record("daily", terms(), [dumped(dumped=False)])
+    assert changed(terms()) == [WEB]
     amanda_terms.record("daily", terms(), [dumped()])
     assert changed(terms()) == []
+
+
+def test_once_the_history_is_lost_each_dle_is_changed_until_its_next_full_dump():
+    amanda_terms.record("daily", terms(), [dumped()])
+    amanda_terms.forget("daily")
+    both = {**terms(), **terms(path="/etc")}
+    assert changed(both) == [WEB, ("web1", "/etc")]
+    amanda_terms.record("daily", both, [dumped(level=1), dumped(0, False, ("web1", "/etc"))])
+    assert changed(both) == [WEB, ("web1", "/etc")]
+    amanda_terms.record("daily", both, [dumped()])
+    assert changed(both) == [("web1", "/etc")]
+    amanda_terms.record("daily", both, [dumped(dle=("web1", "/etc"))])
+    assert changed(both) == []
