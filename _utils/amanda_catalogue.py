@@ -294,6 +294,17 @@ def read(places):
     return _based([dumps[key] for key in sorted(dumps)], made)
 
 
+def by_dle(dumps):
+    """Return the dumps of each DLE, lists by host and disk: to be asked for one DLE after another.
+
+    What this module tells of a DLE it looks for in all that it is given.
+    """
+    found = {}
+    for dump in dumps:
+        found.setdefault((dump.host, dump.disk), []).append(dump)
+    return found
+
+
 def _select(dumps, host, disk, at=None, status=None):
     """Return the dumps of a DLE made at or before *at*, the oldest first."""
     chosen = [

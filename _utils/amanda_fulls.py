@@ -54,6 +54,7 @@ def needed(places, dles, images, others=()):
     """
     dumps = [dump for dump in amanda_catalogue.read(places) if dump.status == "OK"]
     taped = {(dump.host, dump.disk, dump.timestamp) for dump in dumps}
+    own = amanda_catalogue.by_dle(dumps)
     held = {(image["host"], image["disk"], image["timestamp"]) for image in images}
     last = last_attempts(places, dict.fromkeys(dles, ""))
     since = {name: last[name].timestamp if name in last else "" for name in dles}
@@ -63,7 +64,7 @@ def needed(places, dles, images, others=()):
         attempt = last.get(name)
         key = attempt and (*name, attempt.timestamp)
         safe = attempt and not attempt.unread and (key in taped or (key in held and attempt.whole))
-        if name in elsewhere or (attempt and not safe) or _baseless(dumps, *name):
+        if name in elsewhere or (attempt and not safe) or _baseless(own.get(name, ()), *name):
             lost.append(name)
             damage += [attempt.damage] if attempt and attempt.damage else []
     return lost, list(dict.fromkeys(damage))

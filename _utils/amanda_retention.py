@@ -49,7 +49,8 @@ class Plan:
     problem
         Why it can't be told what is needed, in words: then all that was written is held back.
     wanted
-        As *hold*, of all tapes that a last state needs, those too that no run comes to yet.
+        As *hold*, of all tapes that a last state will need once all is verified, those too that no
+        run comes to yet.
     spare
         How many of the tapes that Amanda may use it could do without: the others are what it
         keeps, and one to write.
@@ -64,26 +65,31 @@ class Plan:
     spare: int = 0
 
 
-def needed(dumps, record=None):
+def needed(dumps, record=None, soon=False):
     """Return, by label, the DLEs whose last state needs the tape: pairs of host and disk.
 
     dumps
         What :func:`amanda_catalogue.read` gives; partial ones never count.
     record
         The :class:`amanda_verified.Record`; None: nothing was verified.
+    soon
+        True: as it will be once the rest is verified too, if all of that is good.
 
     If that state isn't good, or something could not be read for it, the last one that is good, and
-    the last good one without such a gap, count as well.
+    the last good one without such a gap, count as well. So does, once anything was verified, the
+    last of either that was found good: else what nobody has looked at yet would give that up.
     """
     record = record or amanda_verified.Record()
-    good = [dump for dump in dumps if not record.failed(dump)]
-    complete = [dump for dump in good if dump.complete]
     labels = {}
-    for host, disk in dict.fromkeys((dump.host, dump.disk) for dump in dumps):
-        chains = (amanda_catalogue.last_chain(each, host, disk) for each in (dumps, good, complete))
+    for dle, own in amanda_catalogue.by_dle(dumps).items():
+        good = [dump for dump in own if not record.failed(dump)]
+        verified = good if soon else [dump for dump in own if record.good(dump)]
+        complete = [[dump for dump in each if dump.complete] for each in (good, verified)]
+        states = (own, good, verified, *complete)
+        chains = [amanda_catalogue.last_chain(dumps, *dle) for dumps in states]
         parts = [part for chain in chains for dump in chain for part in dump.parts]
         for label in dict.fromkeys(part.label for part in parts):
-            labels.setdefault(label, []).append((host, disk))
+            labels.setdefault(label, []).append(dle)
     return labels
 
 
@@ -95,15 +101,17 @@ def unsound(places, dles):
     """
     try:
         record = amanda_verified.read(places.name)
-        dumps = amanda_catalogue.read(places) if record else []
+        dumps = amanda_catalogue.by_dle(amanda_catalogue.read(places) if record else [])
     except AmandaError:
         return list(dles)
     return [
-        dle for dle in dles if any(map(record.failed, amanda_catalogue.last_chain(dumps, *dle)))
+        dle
+        for dle in dles
+        if any(map(record.failed, amanda_catalogue.last_chain(dumps.get(dle, ()), *dle)))
     ]
 
 
-def plan(tapes, wanted, rules, held=()):
+def plan(tapes, wanted, rules, held=(), soon=None):
     """Return the :class:`Plan` for the next run.
 
     tapes
@@ -114,6 +122,8 @@ def plan(tapes, wanted, rules, held=()):
         The :class:`Rules`.
     held
         The labels that an earlier plan held back.
+    soon
+        What :func:`needed` returned for later; None: nothing else than *wanted*.
     """
     own = set(held)
     usable = {tape.label for tape in tapes if tape.reuse or tape.label in own}
@@ -131,7 +141,8 @@ def plan(tapes, wanted, rules, held=()):
     pinned = {tape.label for tape in tapes if not tape.reuse}
     release = tuple(sorted((own & pinned) - set(hold)))
     writable = blank + written if blank + written > rules.tapes else blank
-    could = {label: names for label, names in wanted.items() if label in usable}
+    soon = wanted if soon is None else soon
+    could = {label: names for label, names in soon.items() if label in usable}
     spare = len(usable) - rules.tapes - 1
     return Plan(hold, release, len(tapes), writable, wanted=could, spare=spare)
 
@@ -144,8 +155,8 @@ def look(places, user):
     tapes = amanda_catalogue.read_tapelist(places.tapelist)
     rules, held = _rules(places.name, user), _held(places.name)
     try:
-        wanted = needed(amanda_catalogue.read(places), amanda_verified.read(places.name))
-        return plan(tapes, wanted, rules, held)
+        dumps, record = amanda_catalogue.read(places), amanda_verified.read(places.name)
+        return plan(tapes, needed(dumps, record), rules, held, needed(dumps, record, soon=True))
     except AmandaError as error:
         # No dump is worth more than those that there may be: what was never written must do.
         blank = [tape.label for tape in tapes if tape.reuse and tape.written == "0"]

@@ -4,6 +4,7 @@ import types
 
 import amanda_retention
 import amanda_settings
+import amanda_verified
 import pytest
 from amanda_catalogue import Dump, Part, Tape
 from amanda_retention import Rules
@@ -83,6 +84,36 @@ def test_a_full_dump_that_lacks_what_could_not_be_read_does_not_replace_one_that
     dumps = [dump(1), dump(6, complete=False)]
     assert held(plan(tapes(6, 3, 2, 1), dumps)) == ["d-1"]
     assert held(plan(tapes(9, 8, 7, 6, 3, 2, 1), dumps)) == ["d-1", "d-6"]
+
+
+def verified(*dumps, reason=""):
+    record = amanda_verified.Record()
+    for each in dumps:
+        record.judge(each, "2026-11-23T01:00:00+00:00", reason, opened=False)
+    return record
+
+
+def test_a_full_dump_that_was_not_verified_yet_does_not_replace_one_that_was():
+    old, new = dump(1), dump(3)
+    needed = amanda_retention.needed([old, new], verified(old))
+    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, RULES)) == ["d-1"]
+    for record in (verified(old, new), verified()):
+        needed = amanda_retention.needed([old, new], record)
+        assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, RULES)) == []
+
+
+def test_of_what_was_verified_the_last_that_lacks_nothing_is_held_back_as_well():
+    whole, lacking, new = dump(1), dump(2, complete=False), dump(4)
+    needed = amanda_retention.needed([whole, lacking, new], verified(whole, lacking))
+    assert set(needed) == {"d-1", "d-2", "d-4"}
+
+
+def test_what_is_held_back_until_newer_dumps_are_verified_is_no_reason_to_ask_for_more_tapes():
+    old, new = dump(1), dump(3)
+    states = [amanda_retention.needed([old, new], verified(old), soon) for soon in (False, True)]
+    assert [sorted(each) for each in states] == [["d-1", "d-3"], ["d-3"]]
+    found = amanda_retention.plan(tapes(3, 2, 1, blank=2), states[0], RULES, (), states[1])
+    assert amanda_retention.outlook(found, config(), [("web1", "/etc")]) == ""
 
 
 def test_a_run_may_write_again_what_it_makes_free_itself():

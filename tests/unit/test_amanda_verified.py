@@ -118,6 +118,8 @@ def test_the_good_state_before_a_bad_dump_stays_held():
     record = judged(good=dumps[:2], bad=dumps[2:])
     assert set(amanda_retention.needed(dumps, record)) == {"d-1", "d-2", "d-3"}
     later = [*dumps, dump(4)]
+    assert set(amanda_retention.needed(later, record)) == {"d-1", "d-2", "d-4"}
+    record.judge(later[-1], "2026-11-23T01:00:00+00:00")
     assert set(amanda_retention.needed(later, record)) == {"d-4"}
 
 
