@@ -28,7 +28,9 @@ def check_whole(places):
     if os.path.lexists(places.state / UNFINISHED):
         raise AmandaError(
             f"the rebuild of {places.name} was interrupted, so part of what this server has is the "
-            "old server's and part is not: call amanda.rebuild again, which completes it"
+            "old server's and part is not: call amanda.rebuild again, which completes it. If the "
+            "mirror is lost as well, begin anew instead: move all that is in "
+            f"{places.state} and {places.tapes} elsewhere, and apply the state backup"
         )
 
 

@@ -29,16 +29,15 @@ import amanda_identity
 import amanda_layout
 import amanda_mirror_user
 import amanda_terms
+import amanda_verified
 from amanda_errors import AmandaError, ArgumentError
 from amanda_fresh import UNFINISHED
 from amanda_rights import as_user
 from amanda_tapes_back import TapesBack, remove, swap
 
-_NOTES = {
-    "retention.json": amanda_layout.RETENTION,
-    "verified.json": amanda_layout.VERIFIED,
-}
 _STATE = ("curinfo", "index", "log")  # what of a config's state is brought back, and the tapelist
+_MOST_IDENTITY = 30_000
+"""Characters of the lost server's identity file: of a hundred servers, one after the other."""
 _NO_MIRROR = "there is no mirror to rebuild from: set mirror in pillar backup"
 
 
@@ -78,7 +77,7 @@ def rebuild(work):
 
     Returns the step's result. ``lacking`` has the labels of tapes that the catalogue knows and the
     generation doesn't have, ``damaged`` those whose copy on the mirror isn't what the manifest
-    says, each with its ``label`` and ``problem``: both are left out. Raises
+    says, or was verified, each with its ``label`` and ``problem``: both are left out. Raises
     :class:`~amanda_errors.AmandaError`, before anything has changed, if this server has dumps of
     its own and lacks none of the tapes, if it has too little room, or if the generation can't be
     believed or opened.
@@ -87,7 +86,7 @@ def rebuild(work):
     if mirror is None:
         raise AmandaError(_NO_MIRROR)
     amanda_generations.names(mirror, work.config.name)  # does it answer at all?
-    manifest = amanda_generations.load(mirror, work.config.name, work.options.get("generation"))
+    manifest = _load(work)
     if not manifest.tapes:
         raise AmandaError(
             f"generation {manifest.generation} of {manifest.config} on the mirror has no tape: "
@@ -104,11 +103,30 @@ def rebuild(work):
         return session.result()
 
 
+def _load(work):
+    """Return the :class:`amanda_manifest.Manifest` of the generation that was asked for."""
+    mirror, asked = work.settings.mirror, work.options.get("generation")
+    try:
+        return amanda_generations.load(mirror, work.config.name, asked)
+    except ArgumentError:
+        raise
+    except AmandaError as error:
+        raise AmandaError(f"{error}{_before(work, asked)}") from None
+
+
+def _before(work, generation=None):
+    """Return where to go on if a generation, or the newest, is damaged, in words."""
+    names = amanda_generations.names(work.settings.mirror, work.config.name)
+    older = [name for name in names if name < (generation or names[-1])]
+    return f". If it is damaged, take the one before: generation={older[-1]}" if older else ""
+
+
 def _bring_lost_tapes(work, manifest):
     """Bring back tapes that this server knows and its disk has lost; return the step's result."""
     own = _own(work.places)
     copies = tuple(copy for copy in manifest.tapes if copy.key in own)
     tapes = TapesBack(work, dataclasses.replace(manifest, tapes=copies), own)
+    tapes.record = amanda_verified.read(work.config.name)
     lost = tapes.check_lost()
     if not lost:
         raise _refusal(work.places, own)
@@ -129,7 +147,10 @@ def _opened(stack, work, manifest):
     try:
         return stack.enter_context(opened)
     except AmandaError as error:
-        what = f"the catalogue of generation {manifest.generation} can't be opened: {error}"
+        what = (
+            f"the catalogue of generation {manifest.generation} can't be opened: {error}"
+            f"{_before(work, manifest.generation)}"
+        )
     if manifest.archive.method == "age":
         raise AmandaError(
             f"{what}. If it is sealed to other keys: identity= takes an offsite identity whose "
@@ -180,29 +201,49 @@ class _Session:
         if (own := _own(self.places)) - known:  # that is no rebuild which goes on
             raise _refusal(self.places, own)
         self.tapes = TapesBack(work, manifest, known)
+        self.extras = amanda_archive.read_extras(unpacked, self.user)
+        if "retention.json" in self.extras:
+            _mapping("the catalogue's retention.json", self.extras["retention.json"])
+        _check_length(self.extras.get("identity", ""))
+        self.fleet = self._fleet(self.extras)
+        self.problems = []
 
     def begin(self):
-        """Mark the rebuild as begun: from now on nothing else may dump here."""
+        """Mark the rebuild as begun: from now on nothing else may dump here.
+
+        What the lost server verified is in place first: no tape is to contradict it.
+        """
         as_user(self.user, os.makedirs, str(self.state), 0o700, True)
+        self._note("verified.json", amanda_layout.VERIFIED)
+        name = self.places.name
+        try:
+            self.tapes.record = amanda_verified.read(name)
+        except (AmandaError, RecursionError):
+            amanda_verified.path(name).unlink()
+            self.problems.append(
+                "What the lost server verified can't be read in that generation, so the tapes are "
+                "compared with its manifest alone: verify everything anew with 'salt-call "
+                f"amanda.verify config={name}'"
+            )
+
+    def _note(self, name, directory):
+        """Put one of the lost server's notes into its place."""
+        if name in self.extras:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            content = self.extras[name].encode()
+            amanda_files.write(directory / f"{self.places.name}.json", content, mode=0o600)
 
     def put_in_place(self):
         """Put all that was brought into its place; the tapelist, which makes it count, last."""
-        extras = amanda_archive.read_extras(self.unpacked, self.user)
-        for name in _NOTES.keys() & extras:
-            _mapping(f"the catalogue's {name}", extras[name])
-        fleet = self._fleet(extras)
         as_user(self.user, _stage, str(self.unpacked.state), str(self.state))
         as_user(self.user, swap, str(self.state), str(self.places.state), list(_STATE))
         self.tapes.put_in_place()
-        for name in _NOTES.keys() & extras:
-            _NOTES[name].mkdir(mode=0o700, exist_ok=True)
-            path = _NOTES[name] / f"{self.places.name}.json"
-            amanda_files.write(path, extras[name].encode(), mode=0o600)
+        self._note("retention.json", amanda_layout.RETENTION)
         amanda_terms.forget(self.places.name)
-        self._take_keys(extras)
-        if fleet is not None:
+        self._take_keys(self.extras)
+        if self.fleet is not None:
             with amanda_fleet.alone(amanda_layout.FLEET):
-                amanda_fleet.save(fleet, amanda_layout.FLEET)
+                amanda_fleet.save(self.fleet, amanda_layout.FLEET)
         as_user(self.user, swap, str(self.state), str(self.places.state), ["tapelist"])
         as_user(self.user, remove, str(self.state))
 
@@ -248,7 +289,16 @@ class _Session:
             f"{whole} tapes, {self.tapes.copied} bytes of them copied. The next run dumps every "
             "directory in full, as the lost server may have dumped after that"
         )
-        return _result(what, self.manifest, self.tapes, whole)
+        return _result(". ".join([what, *self.problems]), self.manifest, self.tapes, whole)
+
+
+def _check_length(identity):
+    """Raise if an identity file is longer than any of ours: to read one takes some effort."""
+    if len(identity) > _MOST_IDENTITY:
+        raise AmandaError(
+            f"the catalogue's identity has over {_MOST_IDENTITY} characters, as no server's has: "
+            "that generation isn't believed"
+        )
 
 
 def _result(what, manifest, tapes, whole):

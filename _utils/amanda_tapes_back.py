@@ -12,6 +12,7 @@ import amanda_copying
 import amanda_generations
 import amanda_mirror_user
 import amanda_tapes
+import amanda_verified
 from amanda_errors import AmandaError
 from amanda_fresh import UNFINISHED
 from amanda_rights import MOST_FILES, as_user, hand_over
@@ -35,7 +36,9 @@ class TapesBack:
 
     ``wanted`` has the :class:`amanda_manifest.TapeCopy` by slot; ``lacking`` the labels that the
     catalogue knows and neither mirror nor disk has; ``damaged`` those whose copy on the mirror
-    isn't what the manifest says, dicts of ``label`` and ``problem``; ``copied`` the bytes brought.
+    isn't what the manifest says, or what was verified, dicts of ``label`` and ``problem``;
+    ``copied`` the bytes brought. ``record``, for whoever has one to set, is the
+    :class:`amanda_verified.Record`: whoever writes the mirror can write the manifest as well.
     """
 
     def __init__(self, work, manifest, known):
@@ -54,6 +57,7 @@ class TapesBack:
         self.there = []
         self.damaged = []
         self.copied = 0
+        self.record = amanda_verified.Record()
 
     def _number(self, label):
         """Return the slot of a tape."""
@@ -160,10 +164,13 @@ class TapesBack:
         as_user(self.user, os.makedirs, str(self.top), 0o700, True)
         missing = []
         for number in sorted(set(self.wanted) - set(self.there)):
-            staged = self.top / f"slot{number}"
-            if self._staged(number) and self._compare(staged, self.wanted[number]):
+            staged, copy = self.top / f"slot{number}", self.wanted[number]
+            other = self.record.otherwise(copy)
+            if self._staged(number) and (other or self._compare(staged, copy)):
                 as_user(self.user, amanda_mirror_user.discard, str(staged))
-            if not self._staged(number):
+            if other:
+                self.damaged.append({"label": copy.label, "problem": self._otherwise(copy, other)})
+            elif not self._staged(number):
                 missing.append(number)
         done, total = 0, sum(self.wanted[number].size for number in missing)
         for number in missing:
@@ -179,12 +186,18 @@ class TapesBack:
             else:
                 self.copied += copy.size
 
+    def _top(self, copy):
+        """Return the directory of a tape on the mirror."""
+        mirror = self.work.settings.mirror
+        return amanda_generations.tape_directory(mirror, self.places.name, *copy.key)
+
+    def _otherwise(self, copy, names):
+        return f"{str(self._top(copy) / names[0])!r} is not what was verified on the server"
+
     def _copy(self, copy, staged, report):
         """Copy one tape; return what is wrong with it on the mirror, in words, or None."""
         partial = f"{staged}{_COPYING}"
-        top = amanda_generations.tape_directory(
-            self.work.settings.mirror, self.places.name, *copy.key
-        )
+        top = self._top(copy)
         for start in range(0, len(copy.files), MOST_FILES):
             files = copy.files[start : start + MOST_FILES]
             if problem := self._copy_some(top, files, partial, report):

@@ -1,6 +1,7 @@
 """A server made anew from a mirror and an offsite identity alone, and all that can go wrong."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import amanda_encryption
 import amanda_fleet
 import amanda_fresh
 import amanda_host
+import amanda_index
 import amanda_layout
 import amanda_manifest
 import amanda_platform
@@ -202,9 +204,8 @@ def test_the_next_dumps_are_full_as_the_lost_server_may_have_dumped_after_its_mi
     assert levels == [0, 1]
     dumps = amanda_catalogue.read(fresh.places)
     full, _ = amanda_catalogue.chain(dumps, "web1", str(KEPT / "web"))
-    (index,) = fresh.places.index.glob(f"web1/*web/{full.timestamp}_0*")
-    names = subprocess.run(["gzip", "-dcf", index], check=True, capture_output=True).stdout
-    assert b"/last\n" in names
+    index = amanda_index.path(fresh.places.index, full)
+    assert b"/last" in list(amanda_index.names(index))
 
 
 def test_a_second_rebuild_is_refused_and_changes_nothing(fresh):
@@ -291,11 +292,11 @@ def test_a_tape_that_is_cut_short_or_away_is_left_out_and_named(fresh):
     assert f"'{away}' can't be read: No such file or directory" in said
 
 
-def rewritten(change):
+def rewritten(change, key="tapes"):
     """Have *change* alter the newest manifest's tapes, a list, as whoever writes the mirror can."""
     manifest = sorted(MIRROR.glob("daily/generations/*/manifest.json"))[-1]
     data = json.loads(manifest.read_text())
-    change(data["tapes"])
+    change(data[key])
     text = json.dumps(data)
     manifest.write_text(text)
     manifest.with_suffix(".sha256").write_text(f"{amanda_manifest.digest(text)}  manifest.json\n")
@@ -328,10 +329,87 @@ def test_a_changed_catalogue_or_manifest_changes_nothing_here(fresh):
     before = state(fresh)
     (archive,) = sorted(MIRROR.glob("daily/generations/*/catalogue.*"))[-1:]
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
-    assert f"the catalogue was changed: {archive}" in message(rebuild(fresh))
+    before_it = sorted(MIRROR.glob("daily/generations/*"))[0].name
+    said = message(rebuild(fresh))
+    assert f"the catalogue was changed: {archive}" in said
+    assert f"If it is damaged, take the one before: generation={before_it}" in said
     manifest = archive.with_name("manifest.json")
     manifest.write_text(manifest.read_text().replace("daily-0001", "daily-0003"))
-    assert "manifest.json or manifest.sha256 was changed" in message(rebuild(fresh))
+    said = message(rebuild(fresh))
+    assert "manifest.json or manifest.sha256 was changed" in said
+    assert f"generation={before_it}" in said
+    assert state(fresh) == before
+
+
+def flipped(path):
+    """Return another content of the same size for a file of a tape, with its hash."""
+    content = path.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    return other, hashlib.sha256(other).hexdigest()
+
+
+def forged():
+    """Change the first dump of tape 1 on the mirror, and in its manifest, which then is right."""
+    path = on_mirror("daily-0001/*/00001.*")
+    content, sha256 = flipped(path)
+    path.write_bytes(content)
+
+    def change(tapes):
+        (copy,) = [tape for tape in tapes if tape["label"] == "daily-0001"]
+        (file,) = [file for file in copy["files"] if file["name"] == path.name]
+        file["sha256"] = sha256
+
+    rewritten(change)
+    return f"'{path}' is not what was verified on the server"
+
+
+def test_a_tape_that_was_verified_otherwise_is_left_out_though_its_manifest_is_right(fresh):
+    problem = forged()
+    assert f"tape daily-0001 is left out: {problem}" in message(rebuild(fresh))
+    assert [path.name for path in (fresh.places.tapes / "slot1").iterdir()] == ["00000.daily-0001"]
+    assert len(list((fresh.places.tapes / "slot2").iterdir())) > 1
+
+
+def test_a_lost_tape_that_was_verified_otherwise_does_not_come_back(fresh):
+    assert rebuild(fresh)["success"]
+    problem = forged()
+    shutil.rmtree(fresh.places.tapes / "slot1")
+    (damaged,) = fresh.run("rebuild")["steps"][0]["damaged"]
+    assert damaged == {"label": "daily-0001", "problem": problem}
+    assert not (fresh.places.tapes / "slot1").exists()
+
+
+def resealed(name, text):
+    """Have a file of root's in the newest catalogue hold *text*, as who has a recipient can."""
+    archive = sorted(MIRROR.glob("daily/generations/*/catalogue.*"))[-1]
+    unpacked = MIRROR.with_suffix(".unpacked")
+    unpacked.mkdir()
+    (recipient,) = map(amanda_age.public_key, amanda_age.identities(IDENTITY.read_bytes(), ""))
+    script = f"age -d -i {IDENTITY} {archive} | tar --zstd -xf - -C {unpacked}"
+    subprocess.run(["sh", "-ec", script], check=True)
+    (unpacked / "salt-amanda" / name).write_text(text)
+    script = f"tar --zstd -cf - -C {unpacked} . | age -r {recipient} -o {archive}"
+    subprocess.run(["sh", "-ec", script], check=True)
+    shutil.rmtree(unpacked)
+    content = archive.read_bytes()
+    file = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    rewritten(lambda data: data["file"].update(file), "archive")
+
+
+@pytest.mark.parametrize("text", ['{"tapes": [[1]]}', "[" * 200_000])
+def test_what_the_lost_server_verified_is_told_if_it_can_not_be_read(fresh, lost, text):
+    resealed("verified.json", text)
+    result = rebuild(fresh)
+    assert result["success"], result
+    assert "What the lost server verified can't be read" in result["steps"][0]["message"]
+    assert not list(amanda_layout.VERIFIED.iterdir())
+    assert amanda_catalogue.read(fresh.places) == lost.dumps
+
+
+def test_more_keys_than_any_server_has_are_not_believed_and_change_nothing(fresh):
+    before = state(fresh)
+    resealed("identity", "".join(amanda_age.new_identity().decode() for _ in range(400)))
+    assert "identity has over 30000 characters" in message(rebuild(fresh))
     assert state(fresh) == before
 
 
@@ -385,7 +463,7 @@ def test_killed_half_way_it_is_completed_by_the_next_and_nothing_dumps_between(f
     """Killed where it is worst, by a copy of the engine that kills itself there."""
     file, line, times = {
         "copying": ("amanda_tapes_back", "            if problem := self._copy(copy,", 2),
-        "swapped": ("amanda_rebuild", "        self._take_keys(extras)", 1),
+        "swapped": ("amanda_rebuild", "        self._take_keys(self.extras)", 1),
         "done": ("amanda_rebuild", "        as_user(self.user, remove, str(self.state))", 1),
     }[moment]
     engine = amanda_layout.PROGRAMS / f"{file}.py"
@@ -400,7 +478,10 @@ def test_killed_half_way_it_is_completed_by_the_next_and_nothing_dumps_between(f
     assert amanda_results.read(file)["state"] == "interrupted"
     engine.write_text(text)
     platform = amanda_platform.detect()
-    assert "was interrupted" in amanda_fresh.awaited(fresh.settings, "daily", platform)
+    said = amanda_fresh.awaited(fresh.settings, "daily", platform)
+    assert "was interrupted" in said
+    places = fresh.places
+    assert f"begin anew instead: move all that is in {places.state} and {places.tapes}" in said
     by_hand = fresh.run("backup")
     assert "call amanda.rebuild again" in str(by_hand["steps"])
     assert not amanda_results.read(file)["success"]

@@ -78,6 +78,7 @@ def test_what_amcrypt_sealed_asks_for_its_two_key_files_first(tmp_path, monkeypa
     work = SimpleNamespace(
         settings=dataclasses.replace(settings, mirror=site.settings),
         platform=amanda_platform.PLATFORMS["Debian"],
+        config=settings.config("daily"),
         user=ME,
         options={},
     )
