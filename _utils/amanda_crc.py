@@ -7,7 +7,7 @@ import ctypes
 import functools
 import glob
 
-from amanda_errors import AmandaError
+from amanda_errors import ServerError
 from amanda_log import Crc
 
 _PLACES = (
@@ -28,11 +28,11 @@ class _State(ctypes.Structure):
 def library():
     """Return libamanda, loaded and tried on a known value.
 
-    Raises :class:`amanda_errors.AmandaError` if it isn't there or computes something else.
+    Raises :class:`amanda_errors.ServerError` if it isn't there or computes something else.
     """
     found = sorted(path for pattern in _PLACES for path in glob.glob(pattern))
     if not found:
-        raise AmandaError("libamanda is missing: install Amanda, which computes the checksums")
+        raise ServerError("libamanda is missing: install Amanda, which computes the checksums")
     try:
         loaded = ctypes.CDLL(found[-1])
         loaded.crc32_init.argtypes = [ctypes.POINTER(_State)]
@@ -42,11 +42,11 @@ def library():
         loaded.crc32_finish.argtypes = [ctypes.POINTER(_State)]
         loaded.crc32_finish.restype = ctypes.c_uint32
     except (OSError, AttributeError) as error:
-        raise AmandaError(f"{found[-1]} has no usable checksum: {error}") from error
+        raise ServerError(f"{found[-1]} has no usable checksum: {error}") from error
     checksum = Checksum(loaded)
     checksum.add(bytearray(_CHECK[0]), len(_CHECK[0]))
     if checksum.crc() != Crc(_CHECK[1], len(_CHECK[0])):
-        raise AmandaError(f"{found[-1]} computes another checksum than CRC-32C")
+        raise ServerError(f"{found[-1]} computes another checksum than CRC-32C")
     return loaded
 
 

@@ -37,7 +37,7 @@ _AMCRYPT_PADDING = 511  # zero bytes at most: aespipe seals blocks of 512
 
 
 @contextlib.contextmanager
-def open_stream(dump, source, check=True, user=None, hashes=None, identity=None):
+def open_stream(dump, source, check=True, user=None, hashes=None, identity=None, report=None):
     """Give the plain archive of *dump*, a binary stream that can be read or be a child's stdin.
 
     dump
@@ -54,11 +54,14 @@ def open_stream(dump, source, check=True, user=None, hashes=None, identity=None)
         A dict that gets the SHA-256 (hex) of each tape file read to its end, by path; None: none.
     identity
         What :func:`amanda_identity.given` gave, to open it with; None takes the server's own key.
+    report
+        Called with the number of bytes of each piece read from tape, in another thread; None: not.
 
     A child that has the stream must have ended when the block is left. An exception in the block
     stops everything at once; if a fault of the dump came first, that is raised instead, since it
     is why the reader got a stream that is cut short. Raises
-    :class:`amanda_errors.AmandaError` on whatever doesn't match, naming dump, tape and file.
+    :class:`amanda_errors.AmandaError` on whatever doesn't match, naming dump, tape and file;
+    :class:`amanda_errors.ServerError` where it is this server that failed.
     """
     if check and not (dump.native and dump.client):
         raise AmandaError(f"the log has no checksum of {describe(dump)}: it can't be checked")
@@ -67,7 +70,7 @@ def open_stream(dump, source, check=True, user=None, hashes=None, identity=None)
     decrypt, inherited = decrypter(header, name, identity)
     commands = [decrypt, expander(header, name)]
     with Pipeline(
-        _Parts(dump, source, hashes),
+        _Parts(dump, source, hashes, report),
         [argv for argv in commands if argv],
         _stages(dump, *commands),
         user,
@@ -84,17 +87,17 @@ def open_stream(dump, source, check=True, user=None, hashes=None, identity=None)
             pipeline.finish()
 
 
-def check_sealed(dump, source, hashes=None):
+def check_sealed(dump, source, hashes=None, report=None):
     """Compare what is on tape of *dump* with headers and log, as far as that takes no key.
 
-    dump, source, hashes
+    dump, source, hashes, report
         As for :func:`open_stream`; what that raises is raised.
     """
     if not dump.server:
         raise AmandaError(f"the log has no checksum of {describe(dump)}: it can't be checked")
     _inspect(dump, source)
     stage, buffer = Stage("on tape", dump.server), bytearray(CHUNK)
-    parts = _Parts(dump, source, hashes)
+    parts = _Parts(dump, source, hashes, report)
     try:
         while length := parts.readinto(buffer):
             if stage.take(buffer, length) is None:
@@ -214,10 +217,11 @@ def expander(header, where):
 class _Parts:
     """The data of a dump's tape files, one after another, without their headers."""
 
-    def __init__(self, dump, source, hashes):
+    def __init__(self, dump, source, hashes, report):
         self._left = list(dump.parts)
         self._source = source
         self._hashes = hashes
+        self._report = report or (lambda count: None)
         self._file = None
 
     def readinto(self, buffer):
@@ -227,6 +231,7 @@ class _Parts:
                 self._open(self._left.pop(0))
             length = self._file.readinto(buffer)
             if length:
+                self._report(length)
                 if self._hash:
                     self._hash.update(memoryview(buffer)[:length])
                 return length

@@ -5,7 +5,22 @@ The Salt front turns them into ``CommandExecutionError`` (or ``SaltInvocationErr
 :class:`ArgumentError`) without changing a word.
 """
 
+import errno
 import re
+
+_OF_THE_FILE = {
+    None,  # said by a library of what it read, such as gzip
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,
+    errno.EPERM,
+    errno.EUCLEAN,
+}
+"""Error numbers that tell of a file: missing, no plain one, another's, or its disk fails."""
 
 _SECRET = re.compile(
     r"age-(?:secret-key|plugin)-[0-9a-z-]*"
@@ -45,6 +60,21 @@ class PillarError(AmandaError):
         self.key = key
         self.problem = problem
         self.remedy = remedy
+
+
+class ServerError(AmandaError):
+    """This server can't do what it is asked; nothing follows for the data it was to be done with.
+
+    A program or library is missing or was killed, memory, disk or open files have run out, …
+    """
+
+
+def unreadable(error, message):
+    """Return the error that says *message* of the :class:`OSError` *error* at reading a file.
+
+    It is a :class:`ServerError` unless it tells of the file itself.
+    """
+    return (AmandaError if error.errno in _OF_THE_FILE else ServerError)(message)
 
 
 class ArgumentError(AmandaError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import amanda_names
 import amanda_rights
-from amanda_errors import AmandaError, ParseError
+from amanda_errors import AmandaError, ParseError, unreadable
 
 _SUFFIXES = ("-unsorted.gz", ".gz", "-sorted.gz")
 """What amdump 3.5.1 writes comes first; amindexd sorts it for amrecover, or once did."""
@@ -68,14 +68,16 @@ def lines(file, top=None):
     try:
         stream = amanda_rights.open_owned(file, top or Path(file).parent)
     except OSError as error:
-        raise AmandaError(f"can't read the index {file}: {error.strerror}") from error
+        raise unreadable(error, f"can't read the index {file}: {error.strerror}") from error
     try:
         with stream, gzip.open(stream) as content:
             for line in iter(lambda: content.readline(_LONGEST_LINE), b""):
                 if not line.startswith(b"/") or not line.endswith(b"\n"):
                     raise ParseError(f"the index {file}", line[:200])
                 yield line[:-1]
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
+        raise unreadable(error, f"the index {file} is damaged: {error}") from error
+    except (EOFError, zlib.error) as error:
         raise AmandaError(f"the index {file} is damaged: {error}") from error
 
 

@@ -14,7 +14,7 @@ import threading
 
 import amanda_command
 from amanda_crc import Checksum
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, ServerError, unreadable
 
 CHUNK = 1 << 20
 _STDERR_LIMIT = 4096
@@ -71,7 +71,10 @@ class _Filter:
     def __init__(self, argv, user, inherited):
         self._argv = argv
         self._process = None
-        self._stderr = tempfile.TemporaryFile()
+        try:
+            self._stderr = tempfile.TemporaryFile()
+        except OSError as error:
+            raise ServerError(f"no temporary file can be made: {error.strerror}") from error
         stdin, self.stdin = _pipe()
         # our writers must be able to hear that they are to stop; the program's own may wait
         os.set_blocking(self.stdin.fileno(), False)
@@ -88,17 +91,19 @@ class _Filter:
                 )
             except OSError as error:
                 self.close()
-                raise AmandaError(f"can't run {argv[0]}: {error.strerror}") from error
+                raise ServerError(f"can't run {argv[0]}: {error.strerror}") from error
 
-    def complaint(self):
-        """Wait for its end; return why it failed, "" if it didn't."""
+    def failure(self):
+        """Wait for its end; return the :class:`AmandaError` that says why it failed, or None."""
         status = self._process.wait()
         if status == 0:
-            return ""
+            return None
         length = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, length - _STDERR_LIMIT))
         said = self._stderr.read().decode(errors="replace").strip()
-        return f"{self._argv[0]} failed with status {status}: {said or 'nothing on stderr'}"
+        # killed, or what a shell says of a program that it can't run
+        kind = ServerError if status < 0 or status in (126, 127) else AmandaError
+        return kind(f"{self._argv[0]} failed with status {status}: {said or 'nothing on stderr'}")
 
     def kill(self):
         self._process.kill()
@@ -147,7 +152,7 @@ class Pipeline:
         self._inherited = inherited
         self._filters = []
         self._threads = []
-        self._failures = []  # (which stretch, what)
+        self._failures = []  # (which stretch, exception)
         self._complete = set()  # stretches that came to the end of their input
         self.out = None
 
@@ -204,19 +209,29 @@ class Pipeline:
             raise AmandaError(f"{self._name}: it was not read to its end")
 
     def failure(self):
-        """Return the :class:`AmandaError` that says all that went wrong so far, or None."""
+        """Return the :class:`AmandaError` that says all that went wrong so far, or None.
+
+        Where the server failed at one stretch, what another complains of may come of that.
+        """
         if not self._failures:
             return None
-        texts = [text for _, text in sorted(self._failures)]
-        return AmandaError(f"{self._name}: {'; '.join(texts)}")
+        ordered = sorted(self._failures, key=lambda failure: failure[0])
+        texts = [str(error) or repr(error) for _, error in ordered]
+        at_fault = any(isinstance(error, ServerError) for _, error in ordered)
+        kind = ServerError if at_fault else AmandaError
+        return kind(f"{self._name}: {'; '.join(texts)}")
 
     def _pump(self, position, feed, target):
         """Move one stretch, in a thread of its own."""
         try:
             if self._move(position, feed, target):
                 self._complete.add(position)
-        except Exception as error:  # told to the reader: a thread has nobody else to tell
-            self._failures.append((position, str(error) or repr(error)))
+        except OSError as error:  # told to the reader: a thread has nobody else to tell
+            self._failures.append((position, unreadable(error, error)))
+        except AmandaError as error:
+            self._failures.append((position, error))
+        except Exception as error:
+            self._failures.append((position, ServerError(f"{type(error).__name__}: {error}")))
         finally:
             target.close()
             if position:
@@ -232,10 +247,11 @@ class Pipeline:
                     raise AmandaError(stage.complaint())
             if not self._write(target.fileno(), memoryview(buffer)[:length]):
                 return False
-        complaints = [stage.complaint() for stage in self._stages[position]]
-        if position:
-            complaints.append(self._filters[position - 1].complaint())
-        self._failures += [(position, text) for text in dict.fromkeys(complaints) if text]
+        complaints = dict.fromkeys(stage.complaint() for stage in self._stages[position])
+        failures = [AmandaError(text) for text in complaints if text]
+        if position and (failure := self._filters[position - 1].failure()):
+            failures.append(failure)
+        self._failures += [(position, failure) for failure in failures]
         return True
 
     def _write(self, target, data):

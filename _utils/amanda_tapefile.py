@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 import amanda_log
-from amanda_errors import AmandaError, ParseError
+from amanda_errors import AmandaError, ParseError, unreadable
 from amanda_log import Crc
 
 HEADER_SIZE = 32768
@@ -217,7 +217,7 @@ def open_regular(path):
         # without O_NONBLOCK a named pipe put there would make us wait for ever
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise AmandaError(f"can't open {path}: {error.strerror}") from error
+        raise unreadable(error, f"can't open {path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise AmandaError(f"{path} is no regular file")
@@ -255,7 +255,7 @@ def _numbered(directory):
     try:
         names = os.listdir(directory)
     except OSError as error:
-        raise AmandaError(f"can't read {directory}: {error.strerror}") from error
+        raise unreadable(error, f"can't read {directory}: {error.strerror}") from error
     for name in names:
         if re.match(r"[0-9]{5,9}\.", name):
             files.setdefault(int(name.partition(".")[0]), []).append(name)

@@ -4,6 +4,7 @@ Encryption is a stand-in that shifts each byte; Amanda's checksum is computed in
 """
 
 import dataclasses
+import errno
 import hashlib
 import os
 import subprocess
@@ -14,7 +15,7 @@ import amanda_layout
 import amanda_pipeline
 import pytest
 from amanda_dump import TapeSource, open_stream
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, ServerError
 
 from tests.unit import tapes
 
@@ -364,3 +365,64 @@ def test_a_dump_without_parts_is_an_error(slots):
 
 def test_the_checksum_of_these_tests_is_crc32c():
     assert tapes.crc(b"123456789").crc == 0xE3069283
+
+
+BROKEN = {
+    "is missing": (None, "can't run"),
+    "was killed": ("kill -9 $$", "status -9"),
+    "lacks what it runs": ("/no/zstd", "status 127"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_filter_that_cant_work_is_a_fault_of_the_server(slots, crypt, how):
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT, False, crypt)
+    script, words = BROKEN[how]
+    crypt.unlink() if script is None else crypt.write_text(
+        f"#!/bin/sh\ncat > /dev/null\n{script}\n"
+    )
+    with pytest.raises(ServerError, match=words):
+        read(dump, slots)
+
+
+def test_a_filter_that_says_the_data_is_bad_is_no_fault_of_the_server(slots, crypt):
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT, False, crypt)
+    crypt.write_text("#!/bin/sh\ncat > /dev/null\necho corrupt >&2\nexit 1\n")
+    with pytest.raises(AmandaError, match="corrupt") as raised:
+        read(dump, slots)
+    assert not isinstance(raised.value, ServerError)
+
+
+FAULTS = {
+    errno.EIO: False,
+    errno.ENOENT: False,
+    errno.EACCES: True,
+    errno.EMFILE: True,
+    errno.ENOMEM: True,
+}
+
+
+@pytest.mark.parametrize("number", FAULTS)
+def test_a_tape_file_that_cant_be_opened_or_read_tells_whose_fault_it_is(
+    slots, monkeypatch, number
+):
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT)
+    real = os.open
+
+    def fail(path, *arguments, **options):
+        if os.fspath(path).endswith(".0"):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(AmandaError, match="can't open .*00003") as raised:
+        read(dump, slots)
+    assert isinstance(raised.value, ServerError) == FAULTS[number]
+
+
+def test_each_piece_read_from_tape_is_reported(slots, crypt):
+    dump = tapes.write_dump(slots, PLAIN, LAYOUT, False, crypt)
+    counts = []
+    read(dump, slots, report=counts.append)
+    assert sum(counts) == dump.size
+    assert len(counts) >= len(LAYOUT)
