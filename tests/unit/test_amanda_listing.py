@@ -8,7 +8,7 @@ import tempfile
 import amanda_index
 import amanda_listing
 import pytest
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, ServerError
 
 NAMES = [b"plain", b"a b", b"new\nline", b"tab\t", b"back\\slash", b"\xff\xfe", "ä".encode(), b"-x"]
 
@@ -74,3 +74,37 @@ def test_a_damaged_index_ends_it(archive, tmp_path):
     index.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines))[:-9])
     with path.open("rb") as stream, pytest.raises(AmandaError, match="index.gz is damaged"):
         amanda_listing.compare(stream, amanda_index.lines(index))
+
+
+def test_of_names_without_number_only_some_are_kept(monkeypatch):
+    monkeypatch.setattr(amanda_listing, "_MOST", 1000)
+
+    def counted(count, names):
+        for number in range(count):
+            seen.append(number)
+            yield names % number
+
+    seen = []
+    told = amanda_listing._differences(iter([b"/a"]), counted(10**6, b"/%d"))
+    assert told == "the index has over 1000 names more than the archive"
+    assert len(seen) < 1010
+    told = amanda_listing._differences(counted(3000, b"/a%d"), counted(3000, b"/b%d"))
+    assert told.startswith("from /a0, /a1, ")
+    assert "too many others to name" in told
+
+
+def test_any_number_of_names_may_come_in_another_order(monkeypatch):
+    monkeypatch.setattr(amanda_listing, "_MOST", 100)
+    names = [b"/%d" % number for number in range(1000)]
+    assert amanda_listing._differences(iter(names), reversed(names)) == ""
+    assert amanda_listing._differences(iter(names), reversed([*names[:-1], b"/x"]))
+
+
+def test_a_tar_that_was_killed_says_nothing_of_the_archive(archive, monkeypatch):
+    path, lines = archive
+    monkeypatch.setattr(amanda_listing, "_TAR", ("sh", "-c", "kill -9 $$"))
+    with pytest.raises(ServerError, match="status -9"):
+        compare(path, lines)
+    monkeypatch.setattr(amanda_listing, "_TAR", ("/no/tar",))
+    with pytest.raises(ServerError, match="can't run tar"):
+        compare(path, lines)
