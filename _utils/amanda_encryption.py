@@ -11,11 +11,12 @@ import os
 import time
 
 import amanda_age
+import amanda_crc
 import amanda_files
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
-from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, CRYPT
+from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, COMPRESS, CRYPT
 
 RECIPIENTS_KEY = "backup:encryption:recipients"
 IDENTITY_KEY = "backup:encryption:server_identity"
@@ -117,6 +118,8 @@ def sealed_to_others(dumps):
 def canary(encryption, user):
     """Seal and open random bytes through the installed filter, as the dump user.
 
+    What else reads a dump back is tried as well: compression, and Amanda's checksum.
+
     encryption
         The :class:`amanda_settings.Encryption` of the pillar: age must seal to its recipients.
     user
@@ -127,6 +130,8 @@ def canary(encryption, user):
     """
     method = encryption.method
     secret = os.urandom(_CANARY_LENGTH)
+    amanda_crc.library()
+    _try_compression(user, secret)
     sealed = _filter(method, user, secret)
     if secret[:64] in sealed:
         raise AmandaError(f"{CRYPT[method]} lets data through unsealed; apply the state backup")
@@ -139,6 +144,20 @@ def canary(encryption, user):
         )
     _compare(method, secret, _filter(method, user, sealed, "-d"))
     return "what the dumps are sealed with opens them again"
+
+
+def _try_compression(user, data):
+    """Raise unless the installed filter expands what it compresses."""
+    try:
+        packed = run([COMPRESS], user=user, stdin=data).stdout
+        expanded = run([COMPRESS, "-d"], user=user, stdin=packed).stdout
+    except (CommandError, OSError) as error:
+        raise AmandaError(
+            f"the compression filter {COMPRESS} does not work: {error}. Apply the state backup on "
+            "this server"
+        ) from error
+    if expanded != data:
+        raise AmandaError(f"{COMPRESS} expands to something else what it compresses")
 
 
 def _filter(method, user, data, *arguments):
