@@ -1,6 +1,7 @@
 """The steps of a run that verify: what is new on tape, or what an administrator asks for."""
 
 import amanda_catalogue
+import amanda_encryption
 import amanda_generations
 import amanda_manifest
 import amanda_sources
@@ -50,8 +51,10 @@ def check(asked):
 def new(work):
     """Verify what never was, and what was bad then and has no good successor."""
     everything = _Everything(work)
-    dumps = [dump for dump in everything.dumps if everything.due(dump)]
-    return everything.verify(dumps, everything.tapes, again=False)
+    due = sorted(filter(everything.due, everything.dumps), key=everything.urgency, reverse=True)
+    dumps = [dump for dump in due if everything.fresh(dump)]
+    later = [dump for dump in due if not everything.fresh(dump)]
+    return everything.verify(dumps, everything.tapes, again=False, later=later)
 
 
 def asked(work):
@@ -91,6 +94,21 @@ class _Everything:
         tapelist = amanda_catalogue.read_tapelist(work.places.tapelist)
         self.tapes = sorted((tape.label, tape.written) for tape in tapelist)
         self.record = amanda_verified.read(work.places.name)
+        self.last = max((tape.written for tape in tapelist), default="0")
+        if self.last == "0" and (self.record or self.record.tapes):
+            raise AmandaError(
+                f"{work.places.tapelist} knows no tape that was written, but there was what was "
+                f"verified: bring the tapelist back. If all tapes were given up, remove "
+                f"{amanda_verified.path(work.places.name)}"
+            )
+
+    def fresh(self, dump):
+        """Whether the last run that wrote to tape wrote any of *dump*."""
+        return any(part.written == self.last for part in dump.parts)
+
+    def urgency(self, dump):
+        """Return what orders dumps: those that never were verified, by age, then what was bad."""
+        return self.record.verdict(dump) is None, dump.timestamp
 
     def due(self, dump):
         """Whether a dump is to be verified though nobody asks for it.
@@ -106,22 +124,29 @@ class _Everything:
             for other in self.dumps
         )
 
-    def verify(self, dumps, tapes, again=True):
-        """Verify, store the record, and return the step's result."""
+    def verify(self, dumps, tapes, again=True, later=()):
+        """Verify, and return the step's result."""
         known = frozenset(label for label, _ in self.tapes)
         others = () if again else tuple(self.dumps)
         work = self.work
         opens = work.settings.encryption.server_identity
-        scope = amanda_verify.Scope(tuple(dumps), tuple(tapes), known, others, again, opens)
+        scope = amanda_verify.Scope(
+            tuple(dumps), tuple(tapes), known, others, again, opens, tuple(later), self._trial
+        )
+        self.record.prune(self.tapes)
         result = amanda_verify.verify(
             work.places, work.user, scope, self.record, work.report.progress, self._remedy
         )
-        self.record.prune(self.tapes)
-        amanda_verified.write(work.places.name, self.record)
         notes = [_NEXT] if result["failed"] else []
+        if result["left"]:
+            notes.append(f"{result['left']} older dumps wait to be verified: the next runs do that")
         if result["unopened"]:
             notes.append(f"{result['unopened']} dumps could not be opened{_NO_IDENTITY}")
         return _told(result, notes)
+
+    def _trial(self):
+        """Raise if this server's own filters don't work."""
+        amanda_encryption.canary(self.work.settings.encryption, self.work.user)
 
     def _remedy(self, label, written):
         """Return what to do about a tape that isn't what it should be."""
@@ -175,6 +200,8 @@ def _generation(work, name):
             readings = _read_back(work, manifest, told, report)
     except AmandaError as error:  # which must not hide what is wrong with the files
         problems.append(f"what it holds could not be read back: {error}")
+    unjudged = [reading.fault for reading in readings.values() if reading.fault]
+    problems += [f"not verified, since this server failed: {fault}" for fault in unjudged]
     failed = [
         amanda_verify.entry(dump, reading.problem)
         for dump, reading in readings.items()
@@ -183,7 +210,7 @@ def _generation(work, name):
     result = {
         "generation": manifest.generation,
         "dumps": len(readings),
-        "good": len(readings) - len(failed),
+        "good": len(readings) - len(failed) - len(unjudged),
         "unopened": sum(not reading.opened for reading in readings.values()),
         "failed": failed,
         "tapes": len(manifest.tapes),
@@ -205,8 +232,8 @@ def _read_back(work, manifest, told, report):
         told["of"] = len(dumps)
         for dump in dumps:
             where = (catalogue.source, catalogue.index, catalogue.user)
-            readings[dump] = amanda_verify.read_back(dump, *where)
-            report(dump.size, 1)
+            readings[dump] = amanda_verify.read_back(dump, *where, report=report)
+            report(0, 1)
     return readings
 
 

@@ -8,22 +8,24 @@ good if its hash is still the same, be it of a dump, of a half one that nobody n
 import contextlib
 import dataclasses
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import amanda_dump
 import amanda_index
 import amanda_layout
 import amanda_listing
-import amanda_mirror_user
 import amanda_results
-import amanda_tapes
-from amanda_errors import AmandaError
-from amanda_manifest import TAPE_FILE
-from amanda_rights import as_user
-from amanda_tapefile import HEADER_SIZE, TapeSource, take_header
+import amanda_verified
+from amanda_errors import AmandaError, ServerError, unreadable
+from amanda_slots import Tapes, number
+from amanda_tapefile import TapeSource, take_header
 
 _PROGRAM = re.compile("APPLICATION|GNUTAR|/.+")  # a header has the path of the client's tar
-_FOREIGN = -1  # the number of a file that isn't Amanda's
+_SAVED = 60  # seconds of work that a kill may cost; a record of a million files has some 100 MB
+_LATER = 3600
+"""Seconds for dumps that can wait: after an upgrade, all that is on tape; the mirror waits too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Scope:
 
     dumps
         The :class:`amanda_catalogue.Dump` objects to read back.
+    later
+        More of them, in order; after :data:`_LATER` seconds none of these is begun any more.
     tapes
         Pairs of label and write time ("0": never written) of the tapes to look at as a whole.
     known
@@ -39,9 +43,12 @@ class Scope:
     others
         Dumps to read back as well if anything is wrong with where they are.
     again
-        Whether files whose hash is recorded are read again.
+        Whether files are read again whose hash is recorded, or that are known to be bad.
     opens
         As for :func:`read_back`.
+    trial
+        Called before a dump is called bad: raises :class:`~amanda_errors.AmandaError` if this
+        server's own programs don't work.
     """
 
     dumps: tuple
@@ -50,20 +57,31 @@ class Scope:
     others: tuple = ()
     again: bool = True
     opens: bool = True
+    later: tuple = ()
+    trial: Callable = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What came of reading a dump back: whether it was *opened*, and what is wrong, in words."""
+    """What came of reading a dump back, in words where something is wrong.
+
+    opened
+        Whether it was.
+    problem
+        What its data proves to be wrong with it, "" if nothing.
+    fault
+        What this server could not do, "" if nothing: then nothing is known of the dump.
+    """
 
     opened: bool
-    problem: str
+    problem: str = ""
+    fault: str = ""
 
 
-def read_back(dump, source, index, user=None, hashes=None, opens=True):
+def read_back(dump, source, index, user=None, hashes=None, opens=True, report=None):
     """Read one dump back and return the :class:`Reading`.
 
-    dump, source, user, hashes
+    dump, source, user, hashes, report
         As for :func:`amanda_dump.open_stream`.
     index
         The config's index directory.
@@ -79,15 +97,21 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True):
             raise AmandaError(f"{amanda_dump.describe(dump)} has no index in {index}")
         names = amanda_index.lines(file, Path(index).parent)
         if not opened:
-            amanda_dump.check_sealed(dump, source, hashes)
-            return Reading(False, "")
-        with amanda_dump.open_stream(dump, source, user=user, hashes=hashes) as stream:
+            amanda_dump.check_sealed(dump, source, hashes, report)
+            return Reading(False)
+        opening = amanda_dump.open_stream(dump, source, user=user, hashes=hashes, report=report)
+        with opening as stream:
             differing = amanda_listing.compare(stream, names, user)
         if differing:
             raise AmandaError(f"{amanda_dump.describe(dump)} and its index differ: {differing}")
-    except (AmandaError, OSError) as error:
+    except ServerError as error:
+        return Reading(opened, fault=str(error))
+    except AmandaError as error:
         return Reading(opened, str(error))
-    return Reading(True, "")
+    except OSError as error:
+        fault = isinstance(unreadable(error, ""), ServerError)
+        return Reading(opened, fault=str(error)) if fault else Reading(opened, str(error))
+    return Reading(True)
 
 
 def _check_headers(dump, source, opens):
@@ -119,185 +143,182 @@ def _check_headers(dump, source, opens):
     return opens or not decrypt or decrypt[0] != amanda_layout.CRYPT["age"]
 
 
-class Tapes:
-    """The tapes as they are on the disk.
-
-    places
-        The :class:`amanda_layout.ConfigPlaces` of the config.
-    user
-        The dump user, who alone reads them.
-    known
-        The labels that the tapelist has, a set.
-    expected
-        Label, write time and number of each file that a dump needs, a set.
-    remedy
-        Called with a label and a write time; returns what to do about such a tape.
-
-    ``problems`` has what is wrong, in words; ``bad`` the same by label, write time and the file's
-    number, None for the whole tape; ``strangers`` tells of slots that hold something else. Raises
-    :class:`~amanda_errors.AmandaError` if there are no tapes at all: then nothing can be said of
-    any dump.
-    """
-
-    def __init__(self, places, user, known, expected, remedy):
-        self.places, self.user, self.remedy = places, user, remedy
-        self.problems, self.bad, self.expected = [], {}, expected
-        self.slots, self.strangers = {}, []
-        for slot in as_user(user, amanda_tapes.scan, str(places.tapes)):
-            labels = [name[6:] for name, _ in slot["files"] if name.startswith("00000.")]
-            for label in labels:
-                self.slots.setdefault(label, []).append(slot)
-            if slot["files"] and not known.intersection(labels):
-                self.strangers.append(
-                    f"{str(places.tapes / slot['name'])!r} holds no tape that the tapelist knows. "
-                    "Move what is in it elsewhere"
-                )
-        if known and not known.intersection(self.slots):
-            raise AmandaError(
-                f"none of the {len(known)} tapes that the tapelist knows is in {places.tapes}. Is "
-                "its disk mounted?"
-            )
-
-    def tell(self, key, path, problem, whole=False):
-        """Note a problem of the tape *key*, as a *whole* or of one file; *path* is what it is."""
-        ours = TAPE_FILE.fullmatch(path.name)
-        number = None if whole else int(path.name[:5]) if ours else _FOREIGN
-        self.bad.setdefault((*key, number), f"{path} {problem}")
-        self.problems.append(f"tape {key[0]}: {str(path)!r} {problem}. {self.remedy(*key)}")
-
-    def files(self, key, known):
-        """Return what is on one tape, sizes by path; nothing if it isn't there.
-
-        known
-            What is recorded of it: ``{name: (size, sha256)}``; None: nothing.
-        """
-        label, written = key
-        found = self.slots.get(label, [])
-        if len(found) != 1:
-            slots = ", ".join(slot["name"] for slot in found) or "none"
-            what = f"must have it in one slot; it is in {slots}"
-            self.tell(key, self.places.tapes, what, whole=True)
-            return {}
-        (slot,) = found
-        directory = self.places.tapes / slot["name"]
-        if slot["problem"]:
-            self.tell(key, directory, slot["problem"], whole=True)
-            return {}
-        sizes = dict(slot["files"])
-        name = f"00000.{label}"
-        said = amanda_tapes.NEVER if written == "0" else written
-        if written == "0" and slot["label"] == label and slot["written"] != said:
-            return {}  # a run that was cut off had begun to write it: nothing there counts
-        if (slot["label"], slot["written"], sizes[name]) != (label, said, HEADER_SIZE):
-            when = "when it was labelled" if written == "0" else f"at {written}"
-            self.tell(key, directory / name, f"isn't the label that Amanda wrote {when}")
-        self._compare(key, directory, sizes, {name: None} if written == "0" else known)
-        return {directory / name: size for name, size in sizes.items() if size is not None}
-
-    def _compare(self, key, directory, sizes, known):
-        """Tell of files that don't belong on a tape, and of those that are missing."""
-        numbers = {}
-        for name, size in sizes.items():
-            numbers.setdefault(name[:6], []).append(name)
-            if size is None or self.foreign(key, name, known):
-                self.tell(key, directory / name, "doesn't belong there")
-        for names in numbers.values():
-            if len(names) > 1:
-                self.tell(key, directory / names[0], f"is there twice: as {names[1]!r} too")
-        for name, file in (known or {}).items():
-            if name not in sizes:
-                self.tell(key, directory / name, "is missing")
-            elif file and file[1] and sizes[name] not in (None, file[0]):
-                what = f"has {sizes[name]} bytes instead of {file[0]}"
-                self.tell(key, directory / name, what)
-
-    def foreign(self, key, name, known):
-        """Whether a file is none of Amanda's, or came to a tape after that was verified."""
-        if not TAPE_FILE.fullmatch(name):
-            return True
-        # A dump's file may have been missing then, and been brought back since.
-        return bool(known) and name not in known and (*key, int(name[:5])) not in self.expected
-
-    def hash(self, paths, report):
-        """Return the SHA-256 of each of *paths*, by path; None of what can't be read."""
-        answers = as_user(self.user, _hash, [str(path) for path in paths], progress=report)
-        return dict(zip(paths, answers, strict=True))
-
-
-def _hash(paths, report):
-    found = []
-    for path in paths:
-        try:
-            found.append(amanda_mirror_user.hash_file(path, report))
-        except OSError:
-            found.append(None)
-    return found
-
-
 def verify(places, user, scope, record, progress, remedy=lambda label, written: ""):
-    """Verify *scope*, note in *record* what was found, and return it, as data.
+    """Verify *scope*, note in *record* what was found, store it as it grows, and return it as data.
 
     places, user, remedy
-        As for :class:`Tapes`; what that raises is raised.
+        As for :class:`amanda_slots.Tapes`; what that raises is raised.
     record
         The config's :class:`amanda_verified.Record`.
     progress
         Called with a dict: ``dumps`` (done), ``of`` (all) and ``bytes`` read.
 
-    ``dumps``, ``good`` and ``unopened`` are numbers of dumps; ``failed`` has an entry for each one
-    that isn't good; ``problems`` says in words what is wrong with files on tape; ``tapes``,
+    ``dumps``, ``good`` and ``unopened`` are numbers of dumps, and ``left`` that of those for which
+    there was no time; ``failed`` has an entry for each one that isn't good; ``problems`` says in
+    words what is wrong with files on tape, and what this server could not verify; ``tapes``,
     ``files`` and ``bytes`` count what was looked at and read.
     """
     tapes = _tapes(places, user, scope, remedy)
-    there = {key: tapes.files(key, record.tapes.get(key)) for key in scope.tapes}
-    touched = [dump for dump in scope.others if _problem(dump, tapes.bad, label=True)]
-    dumps = list(dict.fromkeys([*scope.dumps, *touched]))
-    source = TapeSource(places.tapes)
-    told = {"dumps": 0, "of": len(dumps), "bytes": 0}
-
-    def report(count, done=0):
-        told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)
-        progress(dict(told))
-
-    hashes, readings = {}, {}
-    for dump in dumps:
-        readings[dump] = read_back(dump, source, places.index, user, hashes, scope.opens)
-        report(dump.size, 1)
-    hashes.update(tapes.hash(_unread(there, hashes, scope.again, record), report))
-    _compare_hashes(tapes, _owners(there, dumps, source), hashes, record)
-    failed = _judge(readings, tapes, record)
-    _note(there, hashes, tapes, failed, record)
+    work = _Work(places, user, scope, tapes, record, progress)
+    try:
+        left = work.read_dumps()
+        work.hash_rest()
+    finally:
+        amanda_verified.write(places.name, record)
+    done = len(work.readings)
     return {
-        "dumps": len(dumps),
-        "good": len(dumps) - len(failed),
-        "unopened": sum(not reading.opened for reading in readings.values()),
-        "failed": [entry(dump, reason) for dump, reason in failed.items()],
+        "dumps": done,
+        "good": done - len(work.failed) - len(work.unjudged),
+        "unopened": sum(not reading.opened for reading in work.readings.values()),
+        "left": left,
+        "failed": [entry(dump, reason) for dump, reason in work.failed.items()],
         "tapes": len(scope.tapes),
-        "files": len(hashes),
-        "bytes": told["bytes"],
-        "problems": tapes.problems,
+        "files": len(work.hashes),
+        "bytes": work.told["bytes"],
+        "problems": tapes.problems + work.problems(),
     }
 
 
+class _Work:
+    """One verification, as far as it is."""
+
+    def __init__(self, places, user, scope, tapes, record, progress):
+        self.places, self.user, self.scope = places, user, scope
+        self.tapes, self.record, self.progress = tapes, record, progress
+        self.source = TapeSource(places.tapes)
+        self.readings, self.hashes, self.failed, self.unjudged = {}, {}, {}, {}
+        self.there = {key: tapes.files(key, record.tapes.get(key)) for key in scope.tapes}
+        _list(self.there, tapes, record)
+        self.told = {"dumps": 0, "of": 0, "bytes": 0}
+        self.saved = time.monotonic()
+
+    def report(self, count, done=0):
+        told = self.told
+        told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)
+        self.progress(dict(told))
+
+    def read_dumps(self):
+        """Read back the dumps, the newest first; return for how many there was no time."""
+        scope = self.scope
+        touched = [
+            dump
+            for dump in scope.others
+            if _problem(dump, self.tapes.bad, label=True) and not self.record.failed(dump)
+        ]
+        dumps = dict.fromkeys([*scope.dumps, *touched])
+        later = [dump for dump in scope.later if dump not in dumps]
+        self.told["of"] = len(dumps) + len(later)
+        for dump in sorted(dumps, key=lambda dump: dump.timestamp, reverse=True):
+            self.read(dump)
+        end = time.monotonic() + _LATER
+        while later and time.monotonic() < end:
+            self.read(later.pop(0))
+        return len(later)
+
+    def read(self, dump):
+        """Read one dump back, judge it, and note its files if it is good."""
+        hashes, owners = {}, {}
+        where = (self.source, self.places.index, self.user)
+        reading = read_back(dump, *where, hashes, self.scope.opens, self.report)
+        for part in dump.parts:
+            with contextlib.suppress(AmandaError):  # missing, which was told
+                owners[self.source.path(part)] = (part.label, part.written)
+        self.compare(owners, hashes)
+        self.hashes.update(hashes)
+        self.readings[dump] = reading
+        proven = _problem(dump, self.tapes.bad)
+        fault = reading.fault or (reading.problem and not proven and self.own_fault())
+        if fault and not proven:
+            self.unjudged[dump] = fault
+        else:
+            reason = reading.problem or proven
+            if not reason:  # before the verdict: what has one is not read again
+                self.note(owners, hashes)
+            self.judge(dump, reason)
+        self.report(0, 1)
+        self.save()
+
+    def own_fault(self):
+        """Return why this server can't verify anything now, "" if it can."""
+        try:
+            self.scope.trial()
+        except (AmandaError, OSError) as error:
+            return str(error)
+        return ""
+
+    def judge(self, dump, reason):
+        self.record.judge(dump, amanda_results.now(), reason, self.readings[dump].opened)
+        if reason:
+            self.failed[dump] = reason
+
+    def hash_rest(self):
+        """Read what no dump's reading has read; what a dump needs is noted by that alone."""
+        scope = self.scope
+        unproven = {
+            (part.label, part.written, part.file)
+            for dump in (*scope.dumps, *scope.later, *scope.others)
+            if not self.record.good(dump)
+            for part in dump.parts
+        }
+        for key, files in self.there.items():
+            doubtful = {path for path in files if (*key, number(path)) in unproven}
+            wanted = [
+                path
+                for path in files
+                if path not in self.hashes
+                and (scope.again or not (path in doubtful or _known(self.record, key, path)))
+            ]
+            hashes = self.tapes.hash(wanted, self.report) if wanted else {}
+            self.hashes.update(hashes)
+            self.compare(dict.fromkeys(files, key), hashes)
+            self.note({path: key for path in files if path not in doubtful}, hashes)
+            self.save()
+        for dump in list(self.unjudged):
+            if reason := _problem(dump, self.tapes.bad):
+                del self.unjudged[dump]
+                self.judge(dump, reason)
+
+    def compare(self, owners, hashes):
+        """Tell of files whose hash is another than the recorded one."""
+        for path, sha256 in hashes.items():
+            known = _known(self.record, owners[path], path)
+            if sha256 is None:
+                self.tapes.tell(owners[path], path, "can't be read")
+            elif known not in (None, sha256):
+                what = "has changed since it was verified: its SHA-256 is another"
+                self.tapes.tell(owners[path], path, what)
+
+    def note(self, owners, hashes):
+        """Record the hashes of files that are what they should be; a recorded one always stays."""
+        for path, sha256 in hashes.items():
+            key = owners.get(path)
+            files = self.record.tapes.get(key, {})
+            size, known = files.get(path.name, (None, sha256))
+            if known is None and (*key, number(path)) not in self.tapes.bad:
+                files[path.name] = (size, sha256)
+
+    def save(self):
+        """Store the record, if that wasn't done just now."""
+        if time.monotonic() - self.saved >= _SAVED:
+            amanda_verified.write(self.places.name, self.record)
+            self.saved = time.monotonic()
+
+    def problems(self):
+        """Return what to say of dumps that were not verified."""
+        return [
+            f"{amanda_dump.describe(dump)} was not verified, since this server failed: {fault}"
+            for dump, fault in self.unjudged.items()
+        ]
+
+
 def _tapes(places, user, scope, remedy):
-    """Return the :class:`Tapes`, for what is to be verified of them."""
-    dumps = (*scope.dumps, *scope.others)
+    """Return the :class:`amanda_slots.Tapes`, for what is to be verified of them."""
+    dumps = (*scope.dumps, *scope.later, *scope.others)
     expected = {(part.label, part.written, part.file) for dump in dumps for part in dump.parts}
     tapes = Tapes(places, user, scope.known, expected, remedy)
     if scope.again and scope.known.issubset(label for label, _ in scope.tapes):
         tapes.problems += tapes.strangers
     return tapes
-
-
-def _judge(readings, tapes, record):
-    """Record the verdict on each dump; return the reasons of those that aren't good."""
-    failed = {}
-    for dump, reading in readings.items():
-        reason = reading.problem or _problem(dump, tapes.bad)
-        record.judge(dump, amanda_results.now(), reason, reading.opened)
-        if reason:
-            failed[dump] = reason
-    return failed
 
 
 def _problem(dump, bad, label=False):
@@ -307,20 +328,10 @@ def _problem(dump, bad, label=False):
         Whether the tape's label counts: what is wrong with it need not keep a dump from being read.
     """
     for part in dump.parts:
-        for number in (part.file, None, 0)[: 3 if label else 2]:
-            if problem := bad.get((part.label, part.written, number)):
+        for file in (part.file, None, 0)[: 3 if label else 2]:
+            if problem := bad.get((part.label, part.written, file)):
                 return f"{amanda_dump.describe(dump)}: tape {part.label}: {problem}"
     return ""
-
-
-def _unread(there, hashes, again, record):
-    """Return the paths of files whose hash is still needed."""
-    return [
-        path
-        for key, files in there.items()
-        for path in files
-        if path not in hashes and (again or not _known(record, key, path))
-    ]
 
 
 def _known(record, key, path):
@@ -328,39 +339,16 @@ def _known(record, key, path):
     return record.tapes.get(key, {}).get(path.name, (0, None))[1]
 
 
-def _owners(there, dumps, source):
-    """Return, by path, the label and write time of the tape that a file is on."""
-    owners = {path: key for key, files in there.items() for path in files}
-    for part in (part for dump in dumps for part in dump.parts):
-        with contextlib.suppress(AmandaError):  # missing, which was told
-            owners[source.path(part)] = (part.label, part.written)
-    return owners
-
-
-def _compare_hashes(tapes, owners, hashes, record):
-    for path, sha256 in hashes.items():
-        known = _known(record, owners[path], path)
-        if sha256 is None:
-            tapes.tell(owners[path], path, "can't be read")
-        elif known not in (None, sha256):
-            what = "has changed since it was verified: its SHA-256 is another"
-            tapes.tell(owners[path], path, what)
-
-
-def _note(there, hashes, tapes, failed, record):
-    """Record the hash of each file that is what it should be; a recorded one always stays."""
-    suspect = {(p.label, p.written, p.file) for dump in failed for p in dump.parts}
+def _list(there, tapes, record):
+    """Record which files each tape has: what comes to it later doesn't belong there."""
     for key, files in there.items():
         known = record.tapes.get(key)
         if key[1] == "0" or not files:
             continue  # what a tape holds that was never written is known anyway
         noted = dict(known or {})
         for path, size in files.items():
-            if _known(record, key, path) or tapes.foreign(key, path.name, known):
-                continue
-            where = (*key, int(path.name[:5]))
-            good = where not in suspect and where not in tapes.bad
-            noted[path.name] = (size, hashes.get(path) if good else None)
+            if not (_known(record, key, path) or tapes.foreign(key, path.name, known)):
+                noted[path.name] = (size, None)
         record.tapes[key] = noted
 
 

@@ -77,7 +77,7 @@ def put(slots, label, number, data, name="web1._etc.0", written=WRITTEN):
     return path
 
 
-def write_dump(slots, plain, layout, compress=False, crypt=None, padding=b""):
+def write_dump(slots, plain, layout, compress=False, crypt=None, padding=b"", disk="/etc"):
     """Put a dump of *plain* on tapes below *slots*; returns the :class:`Dump`.
 
     layout
@@ -95,12 +95,12 @@ def write_dump(slots, plain, layout, compress=False, crypt=None, padding=b""):
     parts, left = [], server
     for number, (label, file, size) in enumerate(layout, 1):
         piece, left = (left, b"") if number == len(layout) else (left[:size], left[size:])
-        put(slots, label, file, header_block(number, filters) + piece)
+        put(slots, label, file, header_block(number, filters, disk) + piece)
         parts.append(Part(label, file, number, len(piece), WRITTEN))
     return Dump(
         config="daily",
         host="web1",
-        disk="/etc",
+        disk=disk,
         timestamp=WRITTEN,
         level=0,
         status="OK",
