@@ -51,6 +51,7 @@ __virtualname__ = "amanda"
 log = logging.getLogger(__name__)
 
 _PUBLISHED = ("host_keys", "directories")
+_MIRRORING = ("backup_and_mirror", "mirror")
 _INTERNAL = ("process", "reported")  # keys of a result
 _TELL = 5  # seconds between two events of a restore in progress
 _PATIENCE = datetime.timedelta(hours=12)  # how long a run that is due may wait for another
@@ -543,10 +544,18 @@ def _run(action, config, **options):
     with _salt_errors():
         settings = _server_settings()
         name = settings.config(config).name
+        if action in _MIRRORING:
+            _check_begun(settings, name)
         result = _follow(name, _start(action, name, settings, **options))
     if not result["success"]:
         __context__["retcode"] = 2  # the salt command's own exit status tells, too
     return result
+
+
+def _check_begun(settings, config):
+    """Raise if a run would mix a fresh server's dumps with those of the one that it replaces."""
+    if problem := amanda_fresh.awaited(settings, config, amanda_platform.detect()):
+        raise AmandaError(problem)
 
 
 def _start(action, config, settings, fault=None, **options):

@@ -7,6 +7,7 @@ import amanda_holding
 import amanda_host
 import amanda_reach
 import amanda_retention
+import amanda_written
 from amanda_errors import AmandaError
 
 
@@ -27,7 +28,7 @@ def check(work):
     problems = [problem for problem in problems if not amanda_amdump.is_meant(problem)]
     short, warnings = _tapes(work)
     waiting, unlisted = _waiting(work)
-    problems += short + unlisted + _mirror_problems(work)
+    problems += short + unlisted + _lost_tapes(work) + _mirror_problems(work)
     reached = amanda_reach.probe(work.hosts(), work.user)
     clients = {
         host: {"host": host, "success": not reach.problem, "message": reach.message}
@@ -62,6 +63,23 @@ def _tapes(work):
     if shortage := amanda_retention.shortage(found, work.config, work.user):
         return [shortage], []
     return [], list(filter(None, [amanda_retention.outlook(found, work.config, work.dles())]))
+
+
+def _lost_tapes(work):
+    """Return what to do about tapes that the catalogue knows and the disk has lost, if any."""
+    try:
+        _, lost = amanda_written.on_disk(work.places, work.user)
+    except AmandaError as error:
+        return [str(error)]
+    if not lost:
+        return []
+    labels = [label for label, _ in lost]
+    give_up = f"runuser -u {work.user} -- amrmtape --cleanup {work.config.name}"
+    return [
+        f"{work.places.tapes} lacks tape {', '.join(labels)}, or holds it twice: bring what is "
+        "lost back from the mirror with amanda.rebuild, or give it up, as root, with "
+        f"'{give_up} {labels[0]}'"
+    ]
 
 
 def _waiting(work):

@@ -94,6 +94,7 @@ def rebuild(work):
         )
     if _own(work.places) and not _resumed(work.places):
         return _bring_lost_tapes(work, manifest)
+    _check_standing(work, manifest)
     with contextlib.ExitStack() as stack:
         session = _Session(work, manifest, _opened(stack, work, manifest))
         session.tapes.check()
@@ -101,6 +102,18 @@ def rebuild(work):
         session.tapes.copy()
         session.put_in_place()
         return session.result()
+
+
+def _check_standing(work, manifest):
+    """Raise if nobody asked for this generation, and it was unlike those before it."""
+    if manifest.standing == "doubtful" and not work.options.get("generation"):
+        names = amanda_generations.names(work.settings.mirror, manifest.config)
+        raise AmandaError(
+            f"the newest generation, {manifest.generation}, was unlike those before it when it was "
+            f"made: it has {manifest.size} bytes on {len(manifest.tapes)} tapes, and was written "
+            f"by the server {manifest.server!r}. Say which one is to be taken over: generation= "
+            f"with one of {', '.join(names[-5:])}"
+        )
 
 
 def _load(work):

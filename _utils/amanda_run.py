@@ -352,8 +352,8 @@ def _sealed_to_others(work, dumps):
     if work.settings.encryption.method != "age" or not names:
         return []
     return [
-        "backup:encryption:recipients has changed: a key that was added opens no dump of before, "
-        f"so not yet all of {', '.join(names[:5])}{' …' if names[5:] else ''}; their next full "
+        "what dumps are sealed to has changed: a key that was added opens no dump of before, so "
+        f"not yet all of {', '.join(names[:5])}{' …' if names[5:] else ''}; their next full "
         f"dumps will do ('amadmin {work.config.name} force HOST' as {work.user} has them at once)"
     ]
 
@@ -367,26 +367,28 @@ def label(work):
 
 
 _CLEANUP = ("cleanup", clean_up, ())
+_CANARY = ("canary", canary, ())
 _VERIFY = ("verify", amanda_verification.new, ("cleanup", "canary"))
-# A tape that is being written, by hand for example, must not be mirrored as if it were whole.
-_MIRROR = ("mirror", mirror, ("cleanup",))
+# A tape that is being written, by hand for example, must not be mirrored as if it were whole; and
+# a catalogue that isn't sealed to all keys would be found shut by who needs it.
+_MIRROR = ("mirror", mirror, ("cleanup", "canary"))
 _DUMP = (
     ("collect", collect, ()),
     _CLEANUP,
-    ("canary", canary, ()),
+    _CANARY,
     ("dump", dump, ("cleanup", "canary")),
 )
 
 ACTIONS = {
     "backup_and_mirror": (*_DUMP, _VERIFY, _MIRROR),
     "backup": (*_DUMP, _VERIFY),
-    "mirror": (_CLEANUP, _MIRROR),
+    "mirror": (_CLEANUP, _CANARY, _MIRROR),
     "verify": (
         _CLEANUP,
-        ("canary", canary, ()),
+        _CANARY,
         ("verify", amanda_verification.asked, ("cleanup", "canary")),
     ),
-    "check": (("collect", collect, ()), ("canary", canary, ()), ("check", amanda_check.check, ())),
+    "check": (("collect", collect, ()), _CANARY, ("check", amanda_check.check, ())),
     "label": (("label", label, ()),),
     "rebuild": (
         ("rebuild", amanda_rebuild.rebuild, ()),

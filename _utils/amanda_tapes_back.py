@@ -94,9 +94,10 @@ class TapesBack:
         self._check_room()
 
     def check_lost(self):
-        """Take only tapes that no slot holds; return their labels. Raises as :meth:`check` does.
+        """Take only tapes of which the disk lacks all, or a file; return their labels.
 
-        Nothing is read of the others: what they hold is :mod:`amanda_verify`'s business.
+        Nothing is read of the others: what they hold is :mod:`amanda_verify`'s business. Raises as
+        :meth:`check` does.
         """
         rows = {row["slot"]: row for row in self._rows()}
         whole = [row for row in rows.values() if not row["problem"]]
@@ -104,18 +105,33 @@ class TapesBack:
         self.lacking = sorted(
             label for label, written in self.known - here if label in self.lacking
         )
-        self.there = [number for number, copy in self.wanted.items() if copy.key in here]
-        lost = {number: self.wanted[number] for number in set(self.wanted) - set(self.there)}
-        self._refuse(
-            [
-                f"slot {number}, where tape {copy.label} belongs, holds something else. Move what "
-                f"is in {self.places.tapes}/slot{number} elsewhere"
-                for number, copy in sorted(lost.items())
-                if (row := rows.get(number)) and (row["problem"] or row["written"])
-            ]
-        )
+        refusals, lost = [], []
+        for number, copy in sorted(self.wanted.items()):
+            row = rows.get(number)
+            there = copy.key in here
+            if there and self._has_all(number, copy):
+                self.there.append(number)
+                continue
+            lost.append(copy.label)
+            blank = row is None or not (row["problem"] or row["written"])
+            if not blank and not (there and self._has_only(number, copy)):
+                refusals.append(
+                    f"slot {number}, where tape {copy.label} belongs, holds something else. Move "
+                    f"what is in {self.places.tapes}/slot{number} elsewhere"
+                )
+        self._refuse(refusals)
         self._check_room()
-        return sorted(copy.label for copy in lost.values())
+        return lost
+
+    def _listing(self, number):
+        slot = str(self.places.tapes / f"slot{number}")
+        return {(name, size) for name, size in as_user(self.user, amanda_mirror_user.listing, slot)}
+
+    def _has_all(self, number, copy):
+        return self._listing(number) >= {(file.name, file.size) for file in copy.files}
+
+    def _has_only(self, number, copy):
+        return self._listing(number) <= {(file.name, file.size) for file in copy.files}
 
     def _rows(self):
         if not as_user(self.user, os.path.isdir, str(self.places.tapes)):

@@ -180,7 +180,10 @@ def _more(entries):
 
 
 def _generation(work, name):
-    """Verify one generation of the mirror: every byte, and every dump that it holds."""
+    """Verify one generation of the mirror: every byte, and every dump that it holds.
+
+    Without a name the whole mirror's bytes, and the dumps of the newest generation.
+    """
     mirror, config = work.settings.mirror, work.places.name
     if mirror is None:
         raise ArgumentError("there is no mirror: set mirror in pillar backup")
@@ -190,9 +193,14 @@ def _generation(work, name):
         told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)
         work.report.progress(dict(told))
 
-    found = amanda_generations.check_generation(mirror, config, name, True, report)
-    manifest = amanda_generations.load(mirror, config, found["generation"])
-    problems = found["problems"] + _contradictions(mirror, manifest)
+    if name is None:
+        found = amanda_generations.check(mirror, config, True, report)
+        manifest = amanda_generations.load(mirror, config)
+    else:
+        found = amanda_generations.check_generation(mirror, config, name, True, report)
+        manifest = amanda_generations.load(mirror, config, name)
+    copies = found.get("copies", manifest.tapes)
+    problems = found["problems"] + _contradictions(mirror, config, copies)
     readings = {}
     opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
     try:
@@ -237,12 +245,12 @@ def _read_back(work, manifest, told, report):
     return readings
 
 
-def _contradictions(mirror, manifest):
-    """Return which files the manifest knows with another hash than they were verified with."""
-    record = amanda_verified.read(manifest.config)
+def _contradictions(mirror, config, copies):
+    """Return which files a manifest knows with another hash than they were verified with."""
+    record = amanda_verified.read(config)
     problems = []
-    for copy in manifest.tapes:
-        where = amanda_generations.tape_directory(mirror, manifest.config, *copy.key)
+    for copy in copies:
+        where = amanda_generations.tape_directory(mirror, config, *copy.key)
         problems += [
             f"{str(where / name)!r} isn't what was verified on tape {copy.label}: its SHA-256 is "
             "another"

@@ -102,7 +102,7 @@ def test_a_backup_alone_leaves_the_mirror_alone_and_the_mirror_alone_brings_it_u
     assert list(steps(alone)) == ["collect", "cleanup", "canary", "dump", "verify"]
     assert mirrored.run(SERVER, listing).stdout == before
     brought = good(backups.run(mirrored, "mirror"))
-    assert list(steps(brought)) == ["cleanup", "mirror"]
+    assert list(steps(brought)) == ["cleanup", "canary", "mirror"]
     labels = {label for entry in dles(alone).values() for label in entry["labels"]}
     assert labels and set(steps(brought)["mirror"]["copied_tapes"]) == labels
 
