@@ -312,6 +312,16 @@ def test_the_canary_notices_a_recipient_that_the_filter_does_not_know_yet():
         amanda_encryption.canary(amanda_settings.Encryption("age", (recipient,)), USER)
 
 
+def test_the_canary_notices_that_compression_does_not_work():
+    kept = ZSTD.with_name("kept")
+    ZSTD.rename(kept)
+    try:
+        with pytest.raises(AmandaError, match="compression filter .*compress-zstd does not work"):
+            amanda_encryption.canary(amanda_settings.Encryption("age", ()), USER)
+    finally:
+        kept.rename(ZSTD)
+
+
 def test_the_canary_notices_a_wrong_passphrase():
     with (
         replaced(home() / ".am_passphrase", b"wrong\n"),

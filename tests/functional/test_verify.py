@@ -392,6 +392,24 @@ def test_an_index_that_is_missing_or_differs_is_a_fault_of_the_dump(site):
         assert site.verify()["success"]
 
 
+@pytest.mark.parametrize("program", [amanda_layout.COMPRESS, amanda_layout.CRYPT["age"]])
+def test_a_filter_of_the_server_that_is_missing_costs_no_dump_its_good_name(site, program):
+    site.forget()
+    kept = program.with_name("kept")
+    program.rename(kept)
+    try:
+        result = site.verify()
+    finally:
+        kept.rename(program)
+    assert not result["success"]
+    assert result["failed"] == []
+    assert result["good"] < result["dumps"]
+    assert "since this server failed" in told(result)
+    record = amanda_verified.read("verify")
+    assert not any(record.failed(dump) for dump in site.dumps)
+    assert site.new()["success"]
+
+
 def test_a_run_verifies_what_is_new_and_what_was_bad_as_long_as_no_better_full_is_there(site):
     assert site.new()["dumps"] == 0
     dump = site.dump("sealed")
