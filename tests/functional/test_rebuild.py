@@ -493,6 +493,23 @@ def test_killed_half_way_it_is_completed_by_the_next_and_nothing_dumps_between(f
     assert not list(fresh.places.tapes.glob("*.partial"))
 
 
+def test_without_the_mirror_an_interrupted_rebuild_can_be_left_behind_as_it_says(fresh):
+    assert rebuild(fresh)["success"]
+    fresh.client("web1", [str(KEPT / "web")])
+    (fresh.places.state / amanda_fresh.UNFINISHED).mkdir()
+    (cleanup,) = [step for step in fresh.run("backup")["steps"] if step["step"] == "cleanup"]
+    assert "begin anew instead: move all that is in" in cleanup["message"]
+    for number, top in enumerate((fresh.places.state, fresh.places.tapes)):
+        elsewhere = fresh.places.state.with_name(f"elsewhere{number}")
+        elsewhere.mkdir()
+        for path in top.iterdir():
+            path.rename(elsewhere / path.name)
+    fresh.configure()
+    assert fresh.run("backup")["success"]
+    (dump,) = amanda_catalogue.read(fresh.places)
+    assert dump.level == 0
+
+
 def test_of_several_configs_the_fleet_of_the_first_that_is_rebuilt_stays(fresh, lost):
     fresh.pillar["configs"]["weekly"] = dict(fresh.pillar["configs"]["daily"])
     fresh.configure("weekly")
