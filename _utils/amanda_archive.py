@@ -95,7 +95,6 @@ def extras_of(config, method):
     extras = {
         "fleet.json": amanda_layout.FLEET,
         "retention.json": amanda_layout.RETENTION / f"{config}.json",
-        "terms.json": amanda_layout.TERMS / f"{config}.json",
         "verified.json": amanda_layout.VERIFIED / f"{config}.json",
     }
     if method == "age":

@@ -236,6 +236,26 @@ def test_lost_tapes_come_back_without_a_key_and_nothing_else_changes(fresh, lost
     (damaged,) = result["steps"][0]["damaged"]
     assert not result["success"] and damaged["label"] == "daily-0002"
     assert first.is_dir() and "amrmtape --cleanup daily daily-0002" in result["steps"][0]["message"]
+    (told,) = [step for step in fresh.run("check")["steps"] if step["step"] == "check"]
+    assert any("lacks tape daily-0002" in each for each in told["server"])
+
+
+def test_a_single_lost_file_of_a_tape_comes_back(fresh):
+    assert rebuild(fresh)["success"]
+    before = state(fresh)
+    (lost,) = (fresh.places.tapes / "slot1").glob("00001.*")
+    lost.unlink()
+    assert fresh.run("rebuild")["success"]
+    assert state(fresh) == before
+
+
+def test_a_newest_generation_that_was_doubtful_is_taken_only_if_it_is_named(fresh):
+    before = state(fresh)
+    name = rewritten(lambda data: data.update(standing="doubtful"), key=None)
+    said = message(rebuild(fresh))
+    assert "was unlike those before it" in said and "generation= with one of" in said
+    assert state(fresh) == before
+    assert rebuild(fresh, generation=name)["success"]
 
 
 def test_a_lost_tapes_slot_that_holds_something_else_is_not_touched(fresh):
@@ -293,13 +313,17 @@ def test_a_tape_that_is_cut_short_or_away_is_left_out_and_named(fresh):
 
 
 def rewritten(change, key="tapes"):
-    """Have *change* alter the newest manifest's tapes, a list, as whoever writes the mirror can."""
+    """Have *change* alter the newest manifest's tapes, a list, as whoever writes the mirror can.
+
+    Returns the generation's name; without a *key* it is all of the manifest that can be altered.
+    """
     manifest = sorted(MIRROR.glob("daily/generations/*/manifest.json"))[-1]
     data = json.loads(manifest.read_text())
-    change(data[key])
+    change(data[key] if key else data)
     text = json.dumps(data)
     manifest.write_text(text)
     manifest.with_suffix(".sha256").write_text(f"{amanda_manifest.digest(text)}  manifest.json\n")
+    return manifest.parent.name
 
 
 def test_a_tape_that_the_mirror_lacks_is_named_with_the_command_that_gives_it_up(fresh, lost):
