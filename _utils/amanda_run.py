@@ -313,6 +313,13 @@ def dump(work):
     return result
 
 
+def verify(work):
+    """Verify what is new on tape; what is good now may let tapes go that were held back for it."""
+    result = amanda_verification.new(work)
+    amanda_retention.hold(work.places, work.user)
+    return result
+
+
 def mirror(work):
     """Copy tapes and catalogue to the mirror."""
     if work.settings.mirror is None:
@@ -368,7 +375,7 @@ def label(work):
 
 _CLEANUP = ("cleanup", clean_up, ())
 _CANARY = ("canary", canary, ())
-_VERIFY = ("verify", amanda_verification.new, ("cleanup", "canary"))
+_VERIFY = ("verify", verify, ("cleanup", "canary"))
 # A tape that is being written, by hand for example, must not be mirrored as if it were whole; and
 # a catalogue that isn't sealed to all keys would be found shut by who needs it.
 _MIRROR = ("mirror", mirror, ("cleanup", "canary"))

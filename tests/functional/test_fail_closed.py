@@ -144,11 +144,7 @@ FAULTS = {
         "aespipe is not installed. Apply the state backup on this server",
     ),
     "gpg is not installed": ("amcrypt", lambda: hidden(program("gpg")), "gpg is not installed"),
-    "zstd is not installed on the client": (
-        "age",
-        lambda: hidden(program("zstd")),
-        "zstd is not installed on web1: apply the state backup on it",
-    ),
+    "zstd is not installed": ("age", lambda: hidden(program("zstd")), "zstd is not installed"),
     "gzip is not installed on the client": (
         "amcrypt",
         lambda: hidden(Path("/bin/gzip")),

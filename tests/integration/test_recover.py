@@ -387,8 +387,9 @@ def test_the_emergency_sheet_brings_all_back_without_salt_or_amanda(history, han
     script = f'{hide} && ! command -v amadmin salt-call && exec bash -c "$1"'
     argv = ["unshare", "--mount", "bash", "-c", script, "bash", sheet.script(text, 2, 3, 4, 5)]
     said = hand.run(HAND, argv).stdout.decode()
-    assert "DAMAGED" not in said and "FAILED" not in said
-    for path in WHOLE:
+    assert "DAMAGED" not in said
+    for path in WHOLE:  # of others there may be dumps that another key opens
+        assert f"RESTORED: web1 {path}\n" in said
         (line,) = [
             each for each in text.splitlines() if f"  web1 {path}," in each and each[0] == " "
         ]
