@@ -20,20 +20,20 @@ BEFORE = f"""
     set -eu
     rm -rf {HARD} /home/eve /etc/eve.link
     echo theirs > /usr/share/doc/adduser/copyright
-    mkdir -p /home/eve/work
-    echo one > /home/eve/work/plan
-    echo kept > /home/eve/work/kept
+    mkdir -p /home/eve/desk
+    echo one > /home/eve/desk/plan
+    echo kept > /home/eve/desk/kept
     echo "eve:x:1" > /etc/eve.conf
-    setfacl -m u:backup:r /home/eve/work/plan
+    setfacl -m u:backup:r /home/eve/desk/plan
     chown -R 4321:4321 /home/eve
     {salt.PYTHON} {PICTURE} build {HARD}
 """
 SECOND_DAY = f"""
     set -eu
     {salt.PYTHON} {PICTURE} change {HARD}
-    echo two > /home/eve/work/plan
-    rm /home/eve/work/kept
-    mv /home/eve/work /home/eve/play
+    echo two > /home/eve/desk/plan
+    rm /home/eve/desk/kept
+    mv /home/eve/desk /home/eve/play
     rm /etc/eve.conf
     ln -s hosts /etc/eve.link
     rm /usr/share/doc/adduser/copyright
@@ -41,9 +41,9 @@ SECOND_DAY = f"""
 THIRD_DAY = f"""
     set -eu
     {salt.PYTHON} {PICTURE} again {HARD}
-    mv /home/eve/play /home/eve/work
-    echo three > /home/eve/work/plan
-    echo back > /home/eve/work/kept
+    mv /home/eve/play /home/eve/desk
+    echo three > /home/eve/desk/plan
+    echo back > /home/eve/desk/kept
 """
 
 
@@ -137,9 +137,9 @@ def test_a_whole_directory_comes_back_from_the_mirror_as_it_was(history, path, d
 @pytest.mark.parametrize(
     ("path", "day"),
     [
-        ("/home/eve/work/kept", 0),
+        ("/home/eve/desk/kept", 0),
         ("/home/eve/play", 1),
-        ("/home/eve/work", 2),
+        ("/home/eve/desk", 2),
         ("/etc/eve.conf", 0),
         ("/usr/share/doc/adduser/copyright", 0),
         (text(HARD.encode() + b"/names/latin-\xe9\xff"), 2),
@@ -162,9 +162,9 @@ def test_a_part_comes_back_from_the_mirror_without_a_tape(history):
     tapes = "/var/lib/amanda/vtapes"
     history.bed.run(SERVER, ["mv", tapes, f"{tapes}.away"])
     try:
-        assert history.missed("/home/eve/work", 2, source="mirror") == []
+        assert history.missed("/home/eve/desk", 2, source="mirror") == []
         with pytest.raises(SaltError):
-            history.recover("/home/eve/work")
+            history.recover("/home/eve/desk")
     finally:
         history.bed.run(SERVER, ["mv", f"{tapes}.away", tapes])
 
@@ -186,7 +186,7 @@ def offsite_key(history):
 @pytest.mark.parametrize("source", ["tapes", "mirror"])
 def test_an_offsite_identity_opens_what_the_server_can_not(history, offsite_key, source):
     assert history.missed("/home", 2, source=source, identity=offsite_key) == []
-    shown = names(history, "/home/eve/work", 0, source=source, identity=offsite_key)
+    shown = names(history, "/home/eve/desk", 0, source=source, identity=offsite_key)
     assert shown == {("plan", "file"), ("kept", "file")}
     with pytest.raises(SaltError) as caught:
         history.recover("/home", source=source)
@@ -239,7 +239,7 @@ def names(history, path, day, **options):
 
 
 def test_a_listing_shows_what_was_there_at_the_time_and_nothing_else(history):
-    assert names(history, "/home/eve/work", 0) == {("plan", "file"), ("kept", "file")}
+    assert names(history, "/home/eve/desk", 0) == {("plan", "file"), ("kept", "file")}
     assert names(history, "/home/eve", 1, source="mirror") == {("play", "directory")}
     assert names(history, "/home/eve/play", 1) == {("plan", "file")}
 
