@@ -245,7 +245,7 @@ class _Collection:
         wanted, refused = {}, []
         for path, options in value.items():
             try:
-                reading.path(minion_id, path)
+                reading.published_path(minion_id, path)
                 wanted[path] = None
                 wanted[path] = self._read_directory(path, options)
             except Refused as error:

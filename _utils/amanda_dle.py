@@ -72,6 +72,16 @@ def path_problem(path):
     return None
 
 
+def published_problem(path):
+    """Return in words why the directory *path* can't be one to back up, or None.
+
+    More than :func:`path_problem`: what was taken in earlier must still be read, and retired.
+    """
+    if isinstance(path, str) and path.endswith(" "):
+        return "its name ends in a blank: each dump of such a directory fails"
+    return path_problem(path)
+
+
 def dle_problem(minion_id, path):
     """Return in words why *path* of *minion_id* is too long for Amanda's file names, or None."""
     if len(minion_id) + len(path.encode()) > ID_AND_PATH_BYTES:

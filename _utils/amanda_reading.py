@@ -63,8 +63,17 @@ def minion_id(value):
 
 
 def path(client, value):
-    """Return *value* if it can be a directory of *client*."""
-    problem = amanda_dle.path_problem(value) or amanda_dle.dle_problem(client, value)
+    """Return *value* if it is one that was taken in as a directory of *client*."""
+    return _path(client, value, amanda_dle.path_problem)
+
+
+def published_path(client, value):
+    """Return *value* if it can be a directory of *client* from now on."""
+    return _path(client, value, amanda_dle.published_problem)
+
+
+def _path(client, value, problem_of):
+    problem = problem_of(value) or amanda_dle.dle_problem(client, value)
     if problem:
         raise Refused(f"{problem}. Back up the directory above it, or rename it")
     return value

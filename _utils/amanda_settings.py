@@ -238,7 +238,7 @@ def directory(path, options, key="backup:directories"):
     The state ``amanda.directory`` calls this too. The server checks again what it is sent.
     """
     reader = Reader(f"{key}:{path}", {} if options is None else options)
-    problem = amanda_dle.path_problem(path)
+    problem = amanda_dle.published_problem(path)
     if problem:
         remedy = "Write a plain absolute path, back up the directory above it, or rename it."
         Reader(key, {}).fail(path, problem, remedy)

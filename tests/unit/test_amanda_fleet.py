@@ -299,6 +299,7 @@ def test_of_two_new_ids_that_differ_by_case_both_are_refused():
         ('/a"b', "quotes"),
         ("/a\\b", "escapes"),
         ("/" + "x" * 200, "longer than 200"),
+        ("/a b ", "ends in a blank"),
         (7, "absolute"),
         (None, "absolute"),
         (b"/etc", "absolute"),
@@ -309,6 +310,16 @@ def test_a_directory_that_amanda_would_trip_over_is_refused_and_the_others_stay(
     fleet, findings = collect({"web1": published}, {"web1": host_keys(1)})
     assert names(fleet) == {"web1": ["/etc"]}
     assert why in only(findings, "refused")["message"]
+
+
+def test_a_path_that_ends_in_a_blank_and_was_taken_in_once_is_kept_to_be_retired():
+    data = amanda_fleet.to_json(two())
+    own = data["clients"]["web1"]["directories"]
+    own["/a "] = own.pop("/home")
+    paths = {"web1": directories("/a ", "/etc"), "db1": directories("/srv")}
+    fleet, findings = collect(paths, {}, amanda_fleet.from_json(data))
+    assert fleet.client("web1").directory("/a ").missing
+    assert "ends in a blank" in only(findings, "refused")["message"]
 
 
 def test_two_directories_that_amanda_would_give_one_file_name_are_not_both_taken():

@@ -138,6 +138,7 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:mailto", {"mailto": "ada bob"}),
         ("backup:mailto", {"mailto": "root,:include:/etc/shadow"}),
         ("backup:directories:/a#b", {"directories": {"/a#b": None}}),
+        ("backup:directories:/a ", {"directories": {"/a ": None}}),
         ("backup:directories:/a\\b", {"directories": {"/a\\b": None}}),
         ("backup:directories:/" + "a" * 200, {"directories": {"/" + "a" * 200: None}}),
         ("backup:directories:/a:exclude", {"directories": {"/a": {"exclude": ["/tmp"]}}}),
