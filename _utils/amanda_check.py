@@ -10,6 +10,8 @@ import amanda_retention
 import amanda_written
 from amanda_errors import AmandaError
 
+_SHOWN = 5
+
 
 def check(work):
     """Ask Amanda about the server, and each client over SSH, at a time; and try the mirror.
@@ -68,11 +70,11 @@ def _tapes(work):
 def _lost_tapes(work):
     """Return what to do about tapes that the catalogue knows and the disk has lost, if any."""
     try:
-        _, lost = amanda_written.on_disk(work.places, work.user)
+        _, lost, unread = amanda_written.on_disk(work.places, work.user)
     except AmandaError as error:
         return [str(error)]
-    if not lost:
-        return []
+    if unread or not lost:
+        return unread[:_SHOWN]
     labels = [label for label, _ in lost]
     give_up = f"runuser -u {work.user} -- amrmtape --cleanup {work.config.name}"
     return [

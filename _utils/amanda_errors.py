@@ -13,6 +13,7 @@ _OF_THE_FILE = {
     errno.EFBIG,
     errno.EINVAL,
     errno.EIO,
+    errno.EISDIR,
     errno.ELOOP,
     errno.ENOENT,
     errno.ENOTDIR,

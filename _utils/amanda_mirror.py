@@ -94,10 +94,10 @@ def mirror(
     started = time.monotonic()
     platform = platform or amanda_platform.detect()
     try:
-        wanted, lacking = amanda_written.on_disk(places, platform.user)
+        wanted, lacking, unread = amanda_written.on_disk(places, platform.user)
         session = _Session(places.name, settings, platform, progress or (lambda data: None), record)
         copies = session.copy(wanted)
-        copies += session.copies_of(lacking, places)
+        copies += session.copies_of(lacking, unread, places)
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
     except OSError as error:
         raise AmandaError(f"mirroring {places.name} failed: {error}") from error
@@ -156,8 +156,12 @@ class _Session:
         """Call a function with the rights of the mirror's user; it must keep moving."""
         return amanda_mirror_user.ask(self.settings, function, *arguments, **options)
 
-    def copies_of(self, lacking, places):
-        """Return the copies that the mirror has of tapes that the disk *lacks*, and tell of all."""
+    def copies_of(self, lacking, unread, places):
+        """Return the copies that the mirror has of tapes that the disk *lacks*, and tell of all.
+
+        unread
+            What this server could not read of the disk, in words: that comes first then.
+        """
         copies, told = [], []
         for key in lacking:
             copy = self.known.get(key)
@@ -166,7 +170,13 @@ class _Session:
             copies += [copy] if copy and held == here else []
             where = "the mirror has a copy" if copy and held == here else "nor has the mirror any"
             told.append(f"{' written at '.join(key)} ({where})")
-        if lacking:
+        if unread:
+            unknown = ", ".join(told) or "what is there"
+            self.doubt(
+                f"{unread[0]}. Until then nothing can be said of {unknown}, and nothing is removed "
+                "from the mirror. All that can be read is mirrored"
+            )
+        elif lacking:
             commands = [
                 f"runuser -u {self.platform.user} -- amrmtape --cleanup {places.name} {label}"
                 for label, _ in lacking

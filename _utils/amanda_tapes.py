@@ -7,6 +7,7 @@ never touched: the first stays, the second makes the whole change be refused.
 """
 
 import dataclasses
+import errno
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 import amanda_catalogue
 from amanda_command import run
 from amanda_conf import LABEL_DIGITS
-from amanda_errors import AmandaError, CommandError, ParseError
+from amanda_errors import AmandaError, CommandError, ParseError, ServerError, unreadable
 from amanda_layout import PROGRAMS
 from amanda_rights import as_user
 
@@ -25,7 +26,7 @@ LABELLER = PROGRAMS / "label-tapes"
 NEVER = "X"
 """The write time in the label of a tape that was never written."""
 
-_SLOT = re.compile(r"slot([1-9][0-9]*)")
+SLOT = re.compile(r"slot([1-9][0-9]*)")
 _TAPE_FILE = re.compile(r"[0-9]{5}\..+", re.DOTALL)
 _LABEL = re.compile(rb"AMANDA: TAPESTART DATE ([0-9]{14}|X) TAPE ([^\s\0]+)\n\x0c\n\0*")
 
@@ -81,13 +82,13 @@ def plan(places, slots, user=None):
     found = {}
     refusals = []
     for slot in _scan_as(places, user):
-        match = _SLOT.fullmatch(slot["name"])
+        match = SLOT.fullmatch(slot["name"])
         if match is None:
             refusals.append(_no_slot(places, slot["name"]))
         else:
             found[int(match[1])] = slot
     lists = {name: [] for name in ("make", "label", "blank", "drop", "kept")}
-    numbers = {*range(1, slots + 1), *found, *_numbers(places.name, known)}
+    numbers = {*range(1, slots + 1), *found, *slots_of(places.name, known)}
     for number in sorted(numbers):
         try:
             _plan_slot(places, number, slots, found.get(number), known, lists)
@@ -104,8 +105,8 @@ class _Refusal(Exception):
     """A slot that nobody may touch."""
 
 
-def _numbers(config, known):
-    """Return the slot numbers of all tapes of ours that the tapelist knows."""
+def slots_of(config, known):
+    """Return the slot numbers of all tapes of ours among *known*, labels; a set."""
     pattern = re.compile(rf"{re.escape(config)}-([0-9]{{{LABEL_DIGITS},}})")
     matches = [pattern.fullmatch(name) for name in known]
     numbers = {int(match[1]) for match in matches if match}
@@ -248,7 +249,7 @@ def tapes(places, user=None):
         )
     rows = []
     for slot in _scan_as(places, user):
-        match = _SLOT.fullmatch(slot["name"])
+        match = SLOT.fullmatch(slot["name"])
         tape = known.get(slot["label"])
         problem = None if match else _no_slot(places, slot["name"])
         try:
@@ -286,9 +287,10 @@ def _scan_as(places, user):
 def scan(directory):
     """Return what is in each ``slot*`` of *directory*, as data; nothing if it doesn't exist.
 
-    Each has ``name``, ``problem`` (None, or why it can't be read), ``files`` (pairs of name and
-    size; the size is None of what is no regular file), ``label`` and ``written`` (of its label
-    file; None if there is none that can be read). Raises :class:`~amanda_errors.AmandaError` if
+    Each has ``name``, ``problem`` (None, or why it can't be read), ``fault`` (the same, if that is
+    the machine's and says nothing of the tape), ``files`` (pairs of name and size; the size is None
+    of what is no regular file), ``label`` and ``written`` (of its label file; None if there is none
+    that can be read). Raises :class:`~amanda_errors.AmandaError` if
     *directory*, or what it is in, isn't a directory.
     """
     try:
@@ -311,8 +313,8 @@ def scan(directory):
 
 
 def _scan_slot(directory, name):
-    slot = {"name": name, "problem": None, "files": [], "label": None, "written": None}
-    path = Path(directory, name)
+    slot = dict.fromkeys(("name", "problem", "fault", "label", "written")) | {"files": []}
+    slot["name"], path = name, Path(directory, name)
     try:
         if not stat.S_ISDIR(path.lstat().st_mode):
             return {**slot, "problem": "it isn't a directory. Move it elsewhere"}
@@ -326,7 +328,18 @@ def _scan_slot(directory, name):
             slot["written"], slot["label"] = header or (None, None)
     except OSError as error:
         slot["problem"] = f"can't be read: {error.strerror}"
+        if isinstance(unreadable(error, ""), ServerError):
+            slot["fault"] = slot["problem"] = unread(path, directory, error)
     return slot
+
+
+def unread(path, directory, error):
+    """Return what to tell if the dump user can't read *path* in the tapes' *directory*."""
+    text = f"{str(path)!r} can't be read by the dump user: {error.strerror}. "
+    if error.errno != errno.EACCES:
+        return f"{text}Nothing is known of what is there: see to this server or its disk"
+    give = f"chown -R --reference={str(directory)!r} {str(path)!r}"
+    return f"{text}Let him: {give}; chmod -R u+rwX {str(path)!r}"
 
 
 def _read_label(path):

@@ -219,7 +219,11 @@ class _Work:
         """Read one dump back, judge it, and note its files if it is good."""
         hashes, owners = {}, {}
         where = (self.source, self.places.index, self.user)
-        reading = read_back(dump, *where, hashes, self.scope.opens, self.report)
+        unread = next(filter(None, (self.tapes.fault(part.label) for part in dump.parts)), "")
+        if unread:
+            reading = Reading(True, fault=unread)
+        else:
+            reading = read_back(dump, *where, hashes, self.scope.opens, self.report)
         for part in dump.parts:
             with contextlib.suppress(AmandaError):  # missing, which was told
                 owners[self.source.path(part)] = (part.label, part.written)

@@ -11,12 +11,15 @@ import shutil
 import signal
 import subprocess
 import time
+import types
 from pathlib import Path
 
+import amanda_check
 import amanda_generations
 import amanda_layout
 import amanda_mirror_user
 import amanda_pruning
+import amanda_tapes
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_errors import AmandaError, ArgumentError
@@ -114,6 +117,38 @@ def test_a_tape_that_the_disk_lacks_stops_neither_the_others_nor_hides(site):
     manifest = amanda_generations.load(site.settings, "daily")
     assert ([copy.label for copy in manifest.tapes], manifest.fulls) == (["daily-0004"], {})
     assert site.problems() == []
+
+
+def test_a_slot_that_may_not_be_read_is_told_as_that_and_nothing_is_to_be_given_up(
+    site, monkeypatch
+):
+    real = os.scandir
+
+    def scandir(path="."):
+        if str(path).endswith("slot1"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path)
+
+    site.mirror()
+    monkeypatch.setattr(amanda_tapes.os, "scandir", scandir)
+    done = site.mirror()
+    assert done["lacking"] == ["daily-0001"] and done["pruned"]["paused"]
+    (warning,) = done["warnings"]
+    assert f"'{site.places.tapes / 'slot1'}' can't be read by the dump user" in warning
+    assert "daily-0001 written at 20250101010000 (the mirror has a copy)" in warning
+    assert "chown" in warning and "amrmtape" not in warning
+    manifest = amanda_generations.load(site.settings, "daily")
+    assert [copy.label for copy in manifest.tapes] == ["daily-0001", "daily-0002"]
+    work = types.SimpleNamespace(places=site.places, user=ME)
+    (problem,) = amanda_check._lost_tapes(work)
+    assert "can't be read by the dump user" in problem and "amrmtape" not in problem
+
+
+def test_a_foreign_file_in_a_slot_is_named_with_what_to_do_about_it(site):
+    foreign = site.places.tapes / "slot1" / "notes.txt"
+    foreign.write_text("x")
+    with pytest.raises(AmandaError, match=f"'{foreign}'. See what it is, and move it elsewhere"):
+        site.mirror()
 
 
 def test_the_mirrors_copy_of_a_tape_that_was_lost_stays_part_of_each_generation(site):

@@ -1,11 +1,17 @@
 """What verification concludes from what it reads, and when it keeps that."""
 
+import errno
 import gzip
+import os
 import subprocess
+import types
 
 import amanda_catalogue
 import amanda_layout
+import amanda_mirror_user
 import amanda_pipeline
+import amanda_slots
+import amanda_tapes
 import amanda_verification
 import amanda_verified
 import amanda_verify
@@ -41,7 +47,8 @@ class Site:
     def verify(self, dumps, **options):
         known = frozenset(label for label, _ in self.labels)
         scope = Scope(tuple(dumps), tuple(self.labels), known, **options)
-        return amanda_verify.verify(self.places, None, scope, self.record, self.told.append)
+        work = (self.places, None, scope, self.record, self.told.append)
+        return amanda_verify.verify(*work, lambda label, written: "GIVE UP")
 
     def file(self, number):
         (path,) = (self.places.tapes / f"slot{number}").glob("00001.*")
@@ -76,6 +83,111 @@ def test_a_fault_of_the_server_is_told_and_says_nothing_of_a_dump(site, monkeypa
     assert [site.stored().verdict(dump) for dump in site.dumps] == [None] * 3
     noted = [name for files in site.stored().hashes().values() for name in files]
     assert noted == [f"00000.{label}" for label, _ in site.labels]
+
+
+def refuse(monkeypatch, part):
+    """Have the system refuse to open any directory or file whose path ends in *part*."""
+
+    def guarded(real):
+        def call(path, *arguments, **options):
+            if isinstance(path, (str, os.PathLike)) and os.fspath(path).endswith(part):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return real(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(amanda_tapes.os, "scandir", guarded(os.scandir))
+    monkeypatch.setattr(amanda_tapes.os, "open", guarded(os.open))
+
+
+@pytest.mark.parametrize("part", ["slot1", "slot1/00000.daily-0001"])
+@pytest.mark.parametrize("verified", [False, True])
+def test_a_slot_that_may_not_be_read_is_a_fault_of_the_server(site, monkeypatch, part, verified):
+    if verified:
+        assert site.verify(site.dumps)["good"] == 3
+    hashes = site.record.hashes()
+    with monkeypatch.context() as patch:
+        refuse(patch, part)
+        result = site.verify(site.dumps)
+    assert (result["dumps"], result["good"], result["failed"]) == (3, 2, [])
+    told = "\n".join(result["problems"])
+    slot = site.places.tapes / "slot1"
+    assert f"'{slot}' can't be read by the dump user: Permission denied. Let him: chown -R" in told
+    assert "was not verified, since this server failed" in told
+    assert "amrmtape" not in told and "is missing" not in told
+    assert site.stored().good(site.dumps[0]) == verified
+    assert not site.stored().failed(site.dumps[0])
+    if verified:
+        assert site.stored().hashes() == hashes
+    again = site.verify(site.dumps)
+    assert (again["good"], again["problems"]) == (3, [])
+
+
+def test_a_file_that_may_not_be_read_is_a_fault_of_the_server(site, monkeypatch):
+    extra = site.file(1).with_name("00002.web1._etc.0")
+    extra.write_bytes(b"half a dump")
+
+    def refused(path, report):
+        if path == str(extra):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return amanda_mirror_user.hash_file(path, report)
+
+    hash_file = types.SimpleNamespace(hash_file=refused)
+    monkeypatch.setattr(amanda_slots, "amanda_mirror_user", hash_file)
+    result = site.verify(site.dumps)
+    assert (result["good"], result["failed"]) == (3, [])
+    (problem,) = result["problems"]
+    assert f"'{extra}' can't be read by the dump user" in problem
+    assert site.record.tapes["daily-0001", tapes.WRITTEN][extra.name][1] is None
+
+
+def test_what_is_foreign_is_to_be_moved_and_what_is_damaged_may_be_given_up(site):
+    site.verify(site.dumps)
+    slot = site.file(1).parent
+    (slot / "notes.txt").write_text("mine")
+    (slot / "00007.web1._x.0").mkdir()
+    (slot / "00001.web1._z.0").write_text("x")
+    site.file(2).unlink()
+    problems = site.verify(site.dumps)["problems"]
+    told = {words: [each for each in problems if words in each] for words in ("move", "GIVE UP")}
+    assert len(told["move"]) == 3 and len(told["GIVE UP"]) == 1
+    assert "slot2" in told["GIVE UP"][0] and "is missing" in told["GIVE UP"][0]
+
+
+def test_what_lies_beside_the_slots_or_in_a_slot_of_no_tape_is_named(site):
+    top = site.places.tapes
+    (top / "state").write_text("Amanda's own")
+    (top / "data").symlink_to("slot1")
+    (top / "lost+found").mkdir()
+    assert site.verify(site.dumps)["problems"] == []
+    (top / "slot9").mkdir()
+    (top / "slot02").mkdir()
+    (top / "slot8").write_text("a file")
+    (top / "odd\n\x1b[2J\udcff").write_text("x")
+    (top / "backup.old" / "slot1").mkdir(parents=True)
+    (top / "data").unlink()
+    (top / "data").mkdir()
+    result = site.verify(site.dumps)
+    assert result["good"] == 3 and not result["failed"]
+    told = "\n".join(result["problems"])
+    assert told.isprintable() or all(line.isprintable() for line in told.split("\n"))
+    for name in ("slot9", "slot02"):
+        assert f"'{top / name}' is empty, and no tape belongs there. Remove it" in told
+    assert f"'{top / 'slot8'}': it isn't a directory. Move it elsewhere" in told
+    for name in ("odd\\n\\x1b[2J\\udcff", "backup.old", "data"):
+        assert f"'{top}/{name}' doesn't belong there" in told
+    assert len(result["problems"]) == 6
+    assert site.verify(site.dumps, again=False)["problems"] == []
+
+
+def test_of_very_many_foreign_files_some_are_named_and_the_others_counted(site):
+    for number in range(30):
+        (site.places.tapes / f"x{number}").write_text("x")
+        (site.file(1).parent / f"x{number}").write_text("x")
+    problems = site.verify(site.dumps)["problems"]
+    assert len(problems) == 42
+    assert sum(each.startswith("10 more things") for each in problems) == 1
+    assert sum("10 more files" in each for each in problems) == 1
 
 
 def test_before_a_dump_is_called_bad_this_server_is_tried(site):
