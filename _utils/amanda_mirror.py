@@ -146,6 +146,11 @@ class _Session:
             except AmandaError as error:
                 self.doubt(f"{error}. It is left as it is")
         self.known = {copy.key: copy for old in self.manifests for copy in old.tapes}
+        if self.record.incomplete:
+            self.doubt(
+                "what was verified is not all known again since its record was lost, so nothing "
+                "is removed from the mirror"
+            )
 
     def doubt(self, warning):
         """Say what is wrong; nothing is removed from the mirror in such a run."""

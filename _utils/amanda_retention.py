@@ -77,7 +77,8 @@ def needed(dumps, record=None, soon=False):
 
     If that state isn't good, or something could not be read for it, the last one that is good, and
     the last good one without such a gap, count as well. So does, once anything was verified, the
-    last of either that was found good: else what nobody has looked at yet would give that up.
+    last of either that was found good: else what nobody has looked at yet would give that up. As
+    long as a record that was lost leaves open which that is, it may be any: all dumps count.
     """
     record = record or amanda_verified.Record()
     labels = {}
@@ -87,6 +88,8 @@ def needed(dumps, record=None, soon=False):
         complete = [[dump for dump in each if dump.complete] for each in (good, verified)]
         states = (own, good, verified, *complete)
         chains = [amanda_catalogue.last_chain(dumps, *dle) for dumps in states]
+        if record.incomplete and not soon and not (chains[2] and chains[-1]):
+            chains.append([dump for dump in own if dump.status == "OK"])
         parts = [part for chain in chains for dump in chain for part in dump.parts]
         for label in dict.fromkeys(part.label for part in parts):
             labels.setdefault(label, []).append(dle)

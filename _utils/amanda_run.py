@@ -112,7 +112,7 @@ def run(specification, state=amanda_layout.STATE):
         work = Run(specification, runs)
         failed = set()
         try:
-            for name, step, needs in _steps(specification["action"], work.settings):
+            for name, step, needs in _steps(specification["action"], work):
                 blocked = failed.intersection(needs)
                 if blocked:
                     work.report.add(_skipped(name, min(blocked)))
@@ -125,13 +125,19 @@ def run(specification, state=amanda_layout.STATE):
         return result
 
 
-def _steps(action, settings):
-    """Return the steps of *action*; without a mirror in the pillar there is none to bring up."""
-    if settings.mirror:
-        return ACTIONS[action]
-    if action == "mirror":
-        return [("mirror", mirror, ())]  # which says what is missing
-    return [step for step in ACTIONS[action] if step[0] != "mirror"]
+def _steps(action, work):
+    """Return the steps of *action*; without a mirror in the pillar there is none to bring up.
+
+    One more follows the canary if the record of what was verified is damaged: dumps go by it.
+    """
+    steps = list(ACTIONS[action])
+    if not work.settings.mirror:
+        if action == "mirror":
+            return [("mirror", mirror, ())]  # which says what is missing
+        steps = [step for step in steps if step[0] != "mirror"]
+    if _CLEANUP in steps and amanda_verified.is_damaged(work.config.name):
+        steps.insert(steps.index(_CANARY) + 1, _RECORD)
+    return steps
 
 
 @contextlib.contextmanager
@@ -375,6 +381,7 @@ def label(work):
 
 _CLEANUP = ("cleanup", clean_up, ())
 _CANARY = ("canary", canary, ())
+_RECORD = ("record", amanda_verification.begin_anew, ("cleanup", "canary"))
 _VERIFY = ("verify", verify, ("cleanup", "canary"))
 # A tape that is being written, by hand for example, must not be mirrored as if it were whole; and
 # a catalogue that isn't sealed to all keys would be found shut by who needs it.

@@ -10,6 +10,11 @@ import amanda_verify
 from amanda_errors import AmandaError, ArgumentError
 
 _NEXT = "The next dump of each such directory is a full one, and its last good state stays on tape"
+_INCOMPLETE = (
+    "The record of what was verified was lost lately, and not all that is on tape was verified "
+    "again since: until then tapes that may hold a last good state aren't written again, and "
+    "nothing is removed from the mirror"
+)
 _AGAIN = (
     "What is still whole on tape can be mirrored again: remove the directory of its damaged copy, "
     "or of the damaged generation, and call amanda.mirror"
@@ -85,6 +90,24 @@ def _must_be(found, kind, name, there):
         raise ArgumentError(f"there is no {kind} {name!r} in this config; {more}{last}")
 
 
+def begin_anew(work):
+    """Begin the record of what was verified anew, since it is damaged, and verify what is on tape.
+
+    So that the dump that follows goes by it: what is known to be bad, and what must be kept.
+    """
+    kept = amanda_verified.begin_anew(work.places.name)
+    try:
+        result = new(work)
+    except (AmandaError, OSError) as error:
+        result = {"message": f"What is on tape could not be verified: {error}. {_INCOMPLETE}"}
+    message = (
+        f"{amanda_verified.path(work.places.name)}, which said what was verified, was damaged. It "
+        f"is kept as {kept}, and all that is on tape is verified again. See whether the disk that "
+        f"it is on fails; nothing else is to be done. {result['message']}"
+    )
+    return {**result, "success": False, "message": message}
+
+
 class _Everything:
     """All that one config has on tape, and what is known of it."""
 
@@ -137,7 +160,11 @@ class _Everything:
         result = amanda_verify.verify(
             work.places, work.user, scope, self.record, work.report.progress, self._remedy
         )
+        if self.record.incomplete and all(self.record.verdict(dump) for dump in self.dumps):
+            self.record.incomplete = False
+            amanda_verified.write(work.places.name, self.record)
         notes = [_NEXT] if result["failed"] else []
+        notes += [_INCOMPLETE] if self.record.incomplete else []
         if result["left"]:
             notes.append(f"{result['left']} older dumps wait to be verified: the next runs do that")
         if result["unopened"]:

@@ -6,10 +6,12 @@ knows nothing is kept. Names are any bytes: JSON carries them as escaped surroga
 
 import dataclasses
 import json
+import os
 import re
 
 import amanda_files
 import amanda_layout
+import amanda_results
 from amanda_errors import AmandaError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,10 +61,13 @@ class Record:
     tapes
         By label and write time, each file of the tape: ``{name: (size, sha256)}``. The hash is None
         of a file that has not been found good yet.
+    incomplete
+        Whether an earlier one was lost, and not all that it may have known was verified again.
     """
 
-    def __init__(self, tapes=None, verdicts=()):
+    def __init__(self, tapes=None, verdicts=(), incomplete=False):
         self.tapes = dict(tapes or {})
+        self.incomplete = incomplete
         self._verdicts = {_key(verdict): verdict for verdict in verdicts}
 
     def verdict(self, dump):
@@ -114,7 +119,7 @@ class Record:
 
     def __bool__(self):
         """Tell whether anything was ever verified."""
-        return bool(self._verdicts)
+        return bool(self._verdicts) or self.incomplete
 
     def encode(self):
         """Return the record as JSON, bytes."""
@@ -123,7 +128,8 @@ class Record:
             for (label, written), files in sorted(self.tapes.items())
         ]
         dumps = [dataclasses.asdict(verdict) for _, verdict in sorted(self._verdicts.items())]
-        return json.dumps({"tapes": tapes, "dumps": dumps}).encode()
+        data = {"tapes": tapes, "dumps": dumps, "incomplete": self.incomplete}
+        return json.dumps(data).encode()
 
 
 def _decode(text):
@@ -140,7 +146,10 @@ def _decode(text):
         if not (isinstance(verdict.good, bool) and isinstance(verdict.opened, bool)):
             raise ValueError(f"what is said of {verdict.timestamp} can't be")
         verdicts.append(verdict)
-    return Record(tapes, verdicts)
+    incomplete = data.get("incomplete", False)
+    if not isinstance(incomplete, bool):
+        raise ValueError("whether it is complete can't be told")
+    return Record(tapes, verdicts, incomplete)
 
 
 def path(config):
@@ -157,11 +166,40 @@ def read(config):
         return _decode(path(config).read_bytes())
     except FileNotFoundError:
         return Record()
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise AmandaError(
-            f"{path(config)}, which says what was verified, is damaged ({error}): remove it, then "
-            f"verify everything anew with 'salt-call amanda.verify config={config}'"
+            f"{path(config)}, which says what was verified, is damaged ({error}). The next run "
+            "begins it anew, and so does, at once and with all that is on tape, 'salt-call "
+            f"amanda.verify config={config}'"
         ) from None
+
+
+def is_damaged(config):
+    """Whether :func:`read` would raise."""
+    try:
+        read(config)
+    except AmandaError:
+        return True
+    except OSError:  # each step that needs it tells
+        return False
+    return False
+
+
+def begin_anew(config):
+    """Put an empty record, known to be incomplete, in the place of a damaged one.
+
+    Returns where that is kept: beside it, under a name that says what it is, and when.
+    """
+    damaged = path(config)
+    digits = re.sub("[^0-9]", "", amanda_results.now())[:14]
+    kept = damaged.with_name(f"{damaged.name}.damaged-{digits}")
+    os.link(damaged, kept)
+    try:
+        write(config, Record(incomplete=True))
+    except BaseException:  # a full disk, say: the next run tries again
+        kept.unlink()
+        raise
+    return kept
 
 
 def write(config, record):

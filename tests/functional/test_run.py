@@ -20,6 +20,7 @@ import amanda_layout
 import amanda_restore
 import amanda_results
 import amanda_sources
+import amanda_verified
 import pytest
 from amanda_errors import AmandaError
 
@@ -71,6 +72,26 @@ def test_a_run_dumps_every_client_and_the_catalogue_confirms_it(fleet):
     second = dles(fleet.run("backup"))
     assert {entry["level"] for entry in second.values()} == {1}
     assert {tuple(entry["labels"]) for entry in second.values()} == {("daily-0002",)}
+
+
+def test_a_damaged_record_of_verification_is_kept_told_and_made_anew_without_full_dumps(fleet):
+    web = directory("web")
+    fleet.client("web1", [web])
+    assert fleet.run("backup")["success"]
+    record = amanda_verified.path("daily")
+    record.write_bytes(record.read_bytes()[:-9])
+    result = fleet.run("backup")
+    assert not result["success"]
+    assert {entry["level"] for entry in dles(result).values()} == {1}
+    told = steps(result)
+    assert (told["record"]["success"], told["record"]["good"]) == (False, 1)
+    assert f"{record}, which said what was verified, was damaged" in told["record"]["message"]
+    (kept,) = record.parent.glob("daily.json.damaged-*")
+    assert str(kept) in told["record"]["message"]
+    assert told["dump"]["success"] and told["verify"]["good"] == 1
+    result = fleet.run("backup")
+    assert result["success"] and "record" not in steps(result)
+    assert not amanda_verified.read("daily").incomplete
 
 
 def test_a_dump_that_fails_verification_is_told_and_the_next_one_is_a_full_one(fleet):

@@ -144,6 +144,14 @@ def test_a_slot_that_may_not_be_read_is_told_as_that_and_nothing_is_to_be_given_
     assert "can't be read by the dump user" in problem and "amrmtape" not in problem
 
 
+def test_while_the_record_of_verification_is_incomplete_nothing_is_removed(site):
+    site.age(site.mirror()["generation"], "20200101T000000Z")
+    done = site.mirror(keep_days=1, record=Record(incomplete=True), accept=True)
+    assert done["pruned"]["paused"] and "its record was lost" in done["warnings"][0]
+    assert (done["lacking"], done["differing"]) == ([], [])
+    assert site.mirror(keep_days=1, accept=True)["pruned"]["generations"] == ["20200101T000000Z"]
+
+
 def test_a_foreign_file_in_a_slot_is_named_with_what_to_do_about_it(site):
     foreign = site.places.tapes / "slot1" / "notes.txt"
     foreign.write_text("x")

@@ -3,8 +3,10 @@
 import fcntl
 import os
 import signal
+import types
 
 import amanda_fleet
+import amanda_layout
 import amanda_results
 import amanda_run
 import amanda_settings
@@ -52,6 +54,26 @@ def faulty(work):
 
 def steps(result):
     return [(step["step"], step["success"], step["message"]) for step in result["steps"]]
+
+
+def test_a_damaged_record_of_verification_is_seen_to_before_the_dump_and_by_no_check(
+    state, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(amanda_layout, "VERIFIED", tmp_path)
+    settings = amanda_settings.from_dict(specification(mirror=True)["settings"])
+    work = types.SimpleNamespace(settings=settings, config=settings.config())
+
+    def names(action):
+        return [name for name, _, _ in amanda_run._steps(action, work)]
+
+    whole = {action: names(action) for action in amanda_run.ACTIONS}
+    assert "record" not in sum(whole.values(), [])
+    (tmp_path / "daily.json").write_text("{")
+    for action in ("backup", "backup_and_mirror", "mirror", "verify"):
+        assert [name for name in names(action) if name != "record"] == whole[action]
+        assert names(action)[names(action).index("record") - 1] == "canary"
+    for action in ("check", "label", "rebuild"):
+        assert names(action) == whole[action]
 
 
 def test_a_step_that_fails_in_any_way_hides_no_other(state, monkeypatch, capsys):

@@ -94,13 +94,16 @@ def test_what_the_tapelist_no_longer_knows_is_forgotten():
         b'{"tapes": [["d-1", "x", [["name", "5", null]]]], "dumps": []}',
         b'{"tapes": [], "dumps": [{"host": "web1"}]}',
         b'{"tapes": null, "dumps": []}',
+        b'{"tapes": [], "dumps": [], "incomplete": 1}',
+        b"[" * 100_000,
     ],
 )
 def test_a_damaged_record_is_an_error_that_names_file_and_remedy(directory, text):
     directory.mkdir()
     (directory / "daily.json").write_bytes(text)
-    with pytest.raises(AmandaError, match=r"daily\.json.* is damaged .*remove it.*amanda\.verify"):
+    with pytest.raises(AmandaError, match=r"daily\.json.* is damaged .*next run.*amanda\.verify"):
         amanda_verified.read("daily")
+    assert amanda_verified.is_damaged("daily")
 
 
 def test_a_bad_verdict_must_be_true_or_false(directory):
@@ -144,6 +147,57 @@ def test_the_next_dump_is_full_where_the_last_state_is_bad(monkeypatch, tmp_path
     places = amanda_layout.ConfigPlaces("daily", tmp_path, tmp_path, tmp_path, tmp_path)
     dles = [("web1", "/etc"), ("web1", "/home")]
     assert amanda_retention.unsound(places, dles) == (dles[:1] if full else [])
+
+
+def test_a_damaged_record_is_kept_beside_the_new_one_which_is_known_to_be_incomplete(directory):
+    directory.mkdir()
+    (directory / "daily.json").write_text("x")
+    kept = amanda_verified.begin_anew("daily")
+    assert kept.parent == directory and kept.name.startswith("daily.json.damaged-2")
+    assert kept.read_text() == "x"
+    record = amanda_verified.read("daily")
+    assert record.incomplete and record and record.tapes == {}
+    record.judge(dump(1), WHEN)
+    amanda_verified.write("daily", record)
+    assert amanda_verified.read("daily").incomplete
+
+
+def test_a_damaged_record_stays_where_it_is_if_no_new_one_can_be_written(directory, monkeypatch):
+    directory.mkdir()
+    (directory / "daily.json").write_text("x")
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(amanda_verified.amanda_files, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        amanda_verified.begin_anew("daily")
+    assert [path.name for path in directory.iterdir()] == ["daily.json"]
+
+
+def test_what_an_incomplete_record_does_not_know_to_be_replaced_is_held_back():
+    dumps = [dump(1), dump(2, 1, base=1), dump(3), dump(4, 1, base=3)]
+    record = Record(incomplete=True)
+    assert set(amanda_retention.needed(dumps, record)) == {"d-1", "d-2", "d-3", "d-4"}
+    assert set(amanda_retention.needed(dumps, record, soon=True)) == {"d-3", "d-4"}
+    record.judge(dumps[3], WHEN)
+    assert set(amanda_retention.needed(dumps, record)) == {"d-1", "d-2", "d-3", "d-4"}
+    record.judge(dumps[2], WHEN, "its data differs")
+    assert set(amanda_retention.needed(dumps, record)) == {"d-1", "d-2", "d-3", "d-4"}
+    record.judge(dumps[0], WHEN)
+    assert set(amanda_retention.needed(dumps, record)) == {"d-1", "d-2", "d-3", "d-4"}
+    record.judge(dumps[2], WHEN)
+    assert set(amanda_retention.needed(dumps, record)) == {"d-3", "d-4"}
+
+
+def test_by_an_incomplete_record_only_what_was_verified_again_keeps_a_generation():
+    dumps = [dump(1), dump(3)]
+    record = Record(incomplete=True)
+    assert amanda_pruning.last_fulls(dumps, record) == {}
+    record.judge(dumps[0], WHEN)
+    assert list(amanda_pruning.last_fulls(dumps, record).values()) == [
+        (("d-1", dumps[0].timestamp),)
+    ]
 
 
 def test_where_the_record_is_damaged_all_is_dumped_in_full(directory, tmp_path):

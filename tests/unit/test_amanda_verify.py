@@ -1,5 +1,6 @@
 """What verification concludes from what it reads, and when it keeps that."""
 
+import dataclasses
 import errno
 import gzip
 import os
@@ -188,6 +189,72 @@ def test_of_very_many_foreign_files_some_are_named_and_the_others_counted(site):
     assert len(problems) == 42
     assert sum(each.startswith("10 more things") for each in problems) == 1
     assert sum("10 more files" in each for each in problems) == 1
+
+
+def work_of(site, monkeypatch):
+    """Return what the step of a run is given, with the site's dumps in its catalogue."""
+    monkeypatch.setattr(amanda_catalogue, "read", lambda places: site.dumps)
+    lines = [f"{written} {label} reuse BLOCKSIZE:32\n" for label, written in site.labels]
+    site.places.tapelist.write_text("".join(lines))
+    settings = types.SimpleNamespace(
+        encryption=types.SimpleNamespace(server_identity=True), mirror=None
+    )
+    report = types.SimpleNamespace(progress=site.told.append)
+    return types.SimpleNamespace(
+        places=site.places, user=None, settings=settings, report=report, options={}
+    )
+
+
+def test_for_a_damaged_record_all_is_verified_again_and_the_run_says_so(site, monkeypatch):
+    site.verify(site.dumps)
+    damage(site.file(3))
+    amanda_verified.path("daily").write_text("{")
+    monkeypatch.setattr(amanda_verification, "_Everything", quiet(amanda_verification._Everything))
+    result = amanda_verification.begin_anew(work_of(site, monkeypatch))
+    assert not result["success"]
+    assert (result["dumps"], result["good"]) == (3, 2)
+    assert "daily.json, which said what was verified, was damaged" in result["message"]
+    assert "daily.json.damaged-" in result["message"]
+    record = site.stored()
+    assert not record.incomplete
+    assert [record.good(dump) for dump in site.dumps] == [True, True, False]
+
+
+def quiet(everything):
+    """Return the class with a server that works: its filters aren't there in this test."""
+    return type("Quiet", (everything,), {"_trial": lambda self: None})
+
+
+def test_a_record_stays_incomplete_until_all_is_verified_again(site, monkeypatch):
+    amanda_verified.write("daily", amanda_verified.Record(incomplete=True))
+    monkeypatch.setattr(amanda_verify, "_LATER", 0)
+    site.labels[2] = ("daily-0003", "20261124083845")
+    last = site.dumps[2]
+    moved = dataclasses.replace(last.parts[0], written="20261124083845")
+    site.dumps[2] = dataclasses.replace(last, parts=(moved,))
+    slot = site.file(3).parent
+    (slot / "00000.daily-0003").write_bytes(tapes.label_block("daily-0003", "20261124083845"))
+    work = work_of(site, monkeypatch)
+    result = amanda_verification.new(work)
+    assert (result["good"], result["left"]) == (1, 2)
+    assert "The record of what was verified was lost lately" in result["message"]
+    assert site.stored().incomplete
+    monkeypatch.setattr(amanda_verify, "_LATER", 60)
+    assert "was lost lately" not in amanda_verification.new(work)["message"]
+    assert not site.stored().incomplete
+
+
+def test_if_nothing_can_be_verified_again_the_damaged_record_is_told_all_the_same(
+    site, monkeypatch
+):
+    site.verify(site.dumps)
+    amanda_verified.path("daily").write_text("{")
+    work = work_of(site, monkeypatch)
+    site.places.tapes.rename(site.places.tapes.with_name("away"))
+    result = amanda_verification.begin_anew(work)
+    assert not result["success"]
+    assert "was damaged" in result["message"] and "Is its disk mounted" in result["message"]
+    assert site.stored().incomplete
 
 
 def test_before_a_dump_is_called_bad_this_server_is_tried(site):
