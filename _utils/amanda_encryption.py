@@ -7,6 +7,7 @@ key: ``~/.gnupg/am_key.gpg`` and ``~/.am_passphrase`` of the dump user, see amcr
 """
 
 import base64
+import contextlib
 import os
 import time
 
@@ -66,7 +67,24 @@ def ensure(encryption, platform):
         else:
             content = _new_amcrypt_key(platform)
         amanda_files.write(path, content, platform.user, platform.group, 0o400)
-    amanda_files.apply(_managed(encryption, platform))
+    with _time_of_last_addition():
+        amanda_files.apply(_managed(encryption, platform))
+
+
+@contextlib.contextmanager
+def _time_of_last_addition():
+    """Let the recipients' file keep its time in this block, unless a key is added to it."""
+    if not AGE_RECIPIENTS.exists():
+        yield
+        return
+    before, status = _sealed_to(), AGE_RECIPIENTS.stat()
+    yield
+    if _sealed_to() < before:
+        os.utime(AGE_RECIPIENTS, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _sealed_to():
+    return set(AGE_RECIPIENTS.read_bytes().split())
 
 
 def escrow(encryption, platform):
@@ -99,7 +117,7 @@ def recipients(encryption):
 
 
 def sealed_to_others(dumps):
-    """Return which DLEs' last state was sealed before the recipients were last changed.
+    """Return which DLEs' last state was sealed before a recipient was last added.
 
     dumps
         What :func:`amanda_catalogue.read` gives.
@@ -107,10 +125,10 @@ def sealed_to_others(dumps):
     A list of pairs of host and disk. A key that was added since doesn't open all of that state.
     """
     try:
-        changed = AGE_RECIPIENTS.stat().st_mtime  # it is only written when it changes
+        added = AGE_RECIPIENTS.stat().st_mtime  # see ensure
     except FileNotFoundError:  # amcrypt
         return []
-    since = time.strftime("%Y%m%d%H%M%S", time.localtime(changed))
+    since = time.strftime("%Y%m%d%H%M%S", time.localtime(added))
     fulls = {(dump.host, dump.disk): dump for dump in dumps if (dump.level, dump.status) == _FULL}
     return [name for name, full in fulls.items() if full.timestamp < since]
 

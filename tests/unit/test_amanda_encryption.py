@@ -140,6 +140,20 @@ def test_an_identity_that_the_server_is_to_hold_no_more_is_told_of_and_left_ther
     assert f"shred -u {amanda_encryption.AGE_IDENTITY}" in amanda_encryption.surplus(encryption)
 
 
+def test_a_recipient_that_is_taken_out_is_not_called_one_that_was_added(platform):
+    amanda_encryption.ensure(age(OTHER), platform)
+    path = amanda_encryption.AGE_RECIPIENTS
+    moment = time.mktime((2026, 11, 2, 1, 0, 0, 0, 0, -1))
+    os.utime(path, (moment, moment))
+    before = [dump("20261103010000")]
+    encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
+    amanda_encryption.ensure(encryption, platform)
+    assert path.read_text() == f"{OTHER}\n"
+    assert amanda_encryption.sealed_to_others(before) == []
+    amanda_encryption.ensure(dataclasses.replace(encryption, recipients=(RECIPIENT,)), platform)
+    assert amanda_encryption.sealed_to_others(before) == [("web1", "/etc")]
+
+
 def test_what_opens_the_dumps_is_listed_for_escrow(platform):
     assert amanda_encryption.escrow(age(), platform) == (amanda_encryption.AGE_IDENTITY,)
     names = [path.name for path in amanda_encryption.escrow(AMCRYPT, platform)]
