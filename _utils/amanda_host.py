@@ -33,13 +33,28 @@ def check(settings, platform):
     :func:`check_mirror`.
     """
     check_paths(settings)
-    leads_to = {key: os.path.realpath(path) for key, path in vars(settings.paths).items()}
-    paths = dataclasses.replace(settings.paths, **leads_to)
-    amanda_paths.check(dataclasses.replace(settings, paths=paths))
+    _check_links(settings)
     for name in settings.configs:
         check_unclaimed(settings, name, platform)
     if settings.mirror:
         check_mirror_user(settings.mirror.user, platform)
+
+
+def _check_links(settings):
+    """Raise :class:`PillarError` if a directory of *settings* lies by a link where it can't be."""
+    leads_to = {key: os.path.realpath(path) for key, path in vars(settings.paths).items()}
+    paths = dataclasses.replace(settings.paths, **leads_to)
+    try:
+        amanda_paths.check(dataclasses.replace(settings, paths=paths))
+    except PillarError as error:
+        given = settings.pillar.get("paths") or {}
+        links = [
+            f"{path}{'' if key in given else ' (the default)'} leads to {leads_to[key]}, by a link"
+            for key, path in vars(settings.paths).items()
+            if leads_to[key] != path
+        ]
+        remedy = f"Put a directory in the link's place. Or: {error.remedy}"
+        raise PillarError(error.key, "; ".join([*links, error.problem]), remedy) from None
 
 
 def check_paths(settings):

@@ -62,7 +62,19 @@ def test_a_link_to_a_directory_of_the_system_is_refused_like_its_name(
 ):
     (tmp_path / "holding").symlink_to(target)
     error = refused(amanda_host.check, settings, platform)
-    assert error.key == "backup:paths:holding" and target in error.problem
+    assert error.key == "backup:paths:holding"
+    assert f"{tmp_path / 'holding'} leads to {target}, by a link" in error.problem
+    assert "Put a directory in the link's place" in error.remedy
+
+
+def test_of_a_link_in_the_place_of_a_default_it_is_said_that_the_pillar_did_not_choose_it(
+    tmp_path, settings, platform
+):
+    (tmp_path / "holding").symlink_to("/etc")
+    given = {"server": "s", "paths": {"tapes": "/srv/tapes"}}
+    error = refused(amanda_host.check, dataclasses.replace(settings, pillar=given), platform)
+    assert f"{tmp_path / 'holding'} (the default) leads to /etc, by a link" in error.problem
+    assert "/etc is a directory of the system" in error.problem
 
 
 @needs_root
