@@ -26,6 +26,7 @@ __all__ = [
     "HEADER_SIZE",
     "Header",
     "TapeSource",
+    "check_header",
     "check_sealed",
     "open_stream",
     "parse_header",
@@ -121,7 +122,7 @@ def _tapes(dump):
     return "; ".join(f"tape {label} file {', '.join(there)}" for label, there in files.items())
 
 
-def _expected_header(dump, part, header, where):
+def check_header(dump, part, header, where):
     """Raise unless *header* is that of this *part* of *dump*."""
     wanted = {
         "kind": ("SPLIT_FILE", header.kind),
@@ -163,7 +164,7 @@ def _inspect(dump, source):
             where = f"{where} ({source.path(part)})"
             header, _ = take_header(file, where)
             size = os.fstat(file.fileno()).st_size - HEADER_SIZE
-        _expected_header(dump, part, header, where)
+        check_header(dump, part, header, where)
         if size != part.size:
             raise AmandaError(
                 f"{where} has {size} bytes of {describe(dump)}, not {part.size} as the log says"

@@ -5,6 +5,8 @@ DLE the dumps of its last state, where they are, and how they were sealed.
 """
 
 import dataclasses
+import os
+import re
 
 import amanda_catalogue
 import amanda_dump
@@ -12,6 +14,8 @@ import amanda_layout
 import amanda_sheet_text
 from amanda_errors import AmandaError
 from amanda_manifest import TAPES
+
+_BEGINS = re.compile(r"([^\n]* part )[0-9]+/-?[0-9]+ +lev ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Restore:
         paths below the config's mirror. Without any it can't be had.
     filters
         For each step the encryption's method and the compressor, either may be None.
+    begins
+        For each step how the header of each of its tape files begins, up to the part's number.
     problem
         Why the filters can't be told, "" if they can.
     damaged
@@ -53,6 +59,7 @@ class Restore:
     disk: str
     steps: list
     filters: list = dataclasses.field(default_factory=list)
+    begins: list = dataclasses.field(default_factory=list)
     problem: str = ""
     damaged: list = dataclasses.field(default_factory=list)
 
@@ -76,9 +83,11 @@ def write(about, dumps, copies, heads, failed):
     paths = [paths[0] for restore in restores for _, paths in restore.steps]
     read = iter(heads(paths))
     for restore in restores:
-        for _, paths in restore.steps:
+        for dump, paths in restore.steps:
             try:
-                restore.filters.append(_filters(*next(read), paths[0]))
+                filters, begins = _header(dump, *next(read), paths[0])
+                restore.filters.append(filters)
+                restore.begins.append(begins)
             except AmandaError as error:
                 restore.problem = str(error)
     problems = [
@@ -118,13 +127,20 @@ def _restore(dle, held, bad, paths):
     return Restore(*dle, [(dump, paths[dump]) for dump in chain], damaged=damaged)
 
 
-def _filters(head, unread, path):
-    """Return method and compressor that the header *head* of the tape file *path* tells."""
+def _header(dump, head, unread, path):
+    """Return what the header *head* of the first tape file of *dump*, *path*, tells.
+
+    Method and compressor; and how it begins, up to the part's number.
+    """
     if unread:
         raise AmandaError(f"{path} can't be read: {unread}")
     header = amanda_dump.parse_header(head.encode("latin-1"), path)
+    amanda_dump.check_header(dump, dump.parts[0], header, path)
+    begins = _BEGINS.match(head)
+    if begins is None:
+        raise AmandaError(f"the header of {path} isn't as Amanda writes it")
     decrypt, _ = amanda_dump.decrypter(header, path)
     expand = amanda_dump.expander(header, path)
     methods = {program: method for method, program in amanda_layout.CRYPT.items()}
     compressor = expand and ("zstd" if expand[0] == amanda_layout.COMPRESS else "gzip")
-    return decrypt and methods[decrypt[0]], compressor
+    return (decrypt and methods[decrypt[0]], compressor), os.fsdecode(begins[1].encode("latin-1"))

@@ -17,6 +17,19 @@ TAR = "-p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux"
 """How tar is to bring back all that was stored; as :data:`amanda_extract.TAR`."""
 
 _SKIP = HEADER_SIZE + 1
+_PARTS = f"""
+parts() {{
+    local begins=$1 number=0 file line
+    shift
+    for file
+    do
+        IFS= read -r line < "$file"
+        [[ $line == "$begins$((++number))/"* ]] ||
+            {{ printf 'WRONG FILE: %q\\n' "$file" >&2; return 1; }}
+    done
+    tail -q -c +{_SKIP} "$@"
+}}
+"""
 _SEED = 22  # bytes before the seed in what amcrypt writes, see crypt-amcrypt
 _PACKAGES = {
     "age": ("age",),
@@ -90,7 +103,8 @@ If you read this because the backup server is lost: what was backed up by then i
 commands below bring it back. Nothing in them changes the backups. Take one step after the other.
 
 If there is still a Salt master, there may be an easier way: the project's README, "Restoring in
-a hurry". This sheet needs neither Salt nor Amanda.
+a hurry". On a new machine with Salt and the same pillar amanda.rebuild makes a working server of
+this mirror, by one command. This sheet needs neither Salt nor Amanda.
 
 You need
 - a Linux machine and root on it. If there was an attack: one that was not part of it;
@@ -121,13 +135,14 @@ def _places(about, used):
     lines += ["IDENTITY=/root/offsite.key"] if "age" in used else []
     if "amcrypt" in used:
         lines += ["KEY=/root/am_key.gpg", "PASSPHRASE=/root/.am_passphrase"]
-    lines.append("RESTORE=/root/restored")
+    lines += ["RESTORE=/root/restored", *_PARTS.strip("\n").split("\n")]
     return f"""
 STEP 2. SAY WHERE THINGS ARE
 
 Become root and type "bash". Then change what stands behind each = to what it is on this machine:
 where the mirror is, where the key is (copy it to this machine, readable by root alone), and a
-directory for what is restored, which must not be there yet. Paths begin with /.
+directory for what is restored, which must not be there yet. Paths begin with /. The lines from
+"parts" on stay as they are: they see that each file is of the backup that is asked for.
 
 {_commands(chr(10).join(lines))}
 Type these lines again in each new window. Then:
@@ -206,10 +221,10 @@ def _amcrypt(file, skip):
     return f'aespipe -d -K "$KEY" -p 3 -e AES256 -H SHA256 -C 100 -S {seed} 3<"$PASSPHRASE"'
 
 
-def _stream(paths, filters):
+def _stream(begins, paths, filters):
     """Return the commands, up to a last pipe, that give the plain archive of a dump."""
     words = [word(path) for path in paths]
-    lines = [f"tail -q -c +{_SKIP} \\", *(f"    {each} \\" for each in words)]
+    lines = [f"parts {word(begins)} \\", *(f"    {each} \\" for each in words)]
     lines[-1] = lines[-1].removesuffix(" \\") + " |"
     method, compressor = filters
     last = []
@@ -237,7 +252,8 @@ STEP 5. RESTORE
 There is a block of commands for each directory that was backed up. Take those that you need, in
 any order, each block as a whole. When it has worked it says RESTORED. If it says FAILED, what is
 in the new directory is not whole: read what stands above it, remove that directory, and try again.
-"no identity matched" means another key.
+"no identity matched" means another key. "WRONG FILE" means that a file is of another directory,
+host or time than its name says: somebody changed it, or mixed up the mirror's files.
 
 This is the last state that was backed up. For an earlier one, or if a file is damaged, take the
 sheet of an older generation: the names in "generations" are the times when they were made, in UTC.
@@ -256,9 +272,10 @@ def _block(number, restore):
     target = _target(number, restore.steps[0][1][0])
     name = f"{shown(restore.host)} {shown(restore.disk)}"
     lines = ["set -o pipefail", f'cd "$MIRROR" && mkdir {target} &&']
-    for (dump, paths), filters in zip(restore.steps, restore.filters, strict=True):
+    told = zip(restore.steps, restore.begins, restore.filters, strict=True)
+    for (dump, paths), begins, filters in told:
         lines.append(f"# level {dump.level}, made on {_when(dump)}")
-        lines.append(_stream(paths, filters))
+        lines.append(_stream(begins, paths, filters))
         # In it, not with -C: where directories changed places tar 1.34 makes one for the time
         # between, and makes it where it was started.
         lines.append(f"    (cd {target} && tar -x -f - --listed-incremental=/dev/null \\")
@@ -314,7 +331,7 @@ def _single(there):
 FILE=./path/of/the/file
 set -o pipefail
 cd "$MIRROR" && mkdir "$RESTORE"/single &&
-{_stream(paths, restore.filters[-1])}
+{_stream(restore.begins[-1], paths, restore.filters[-1])}
     tar -x -f - -C "$RESTORE"/single \\
     {TAR} "$FILE" &&
 echo 'RESTORED: the file' || {{ echo 'FAILED: the file'; false; }}
@@ -323,7 +340,7 @@ echo 'RESTORED: the file' || {{ echo 'FAILED: the file'; false; }}
 STEP 6. ONE FILE ONLY (you may leave this out)
 
 If there is no room for all of a directory: behind FILE= stands the name below that directory, with
-./ in front. The lines from "tail" on are those of one dump, here of {shown(restore.host)} \
+./ in front. The lines from "parts" on are those of one dump, here of {shown(restore.host)} \
 {shown(restore.disk)},
 level {dump.level}; for another, take them from its block in step 5. A dump of a higher level has
 only what changed since the one before it, so try the last dump of a block first. If it says "Not

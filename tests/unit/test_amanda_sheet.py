@@ -1,6 +1,8 @@
 """The emergency sheet's text: what is in it, and what hostile names can't do to it."""
 
+import os
 import subprocess
+from types import MappingProxyType
 
 import amanda_sheet
 import amanda_sheet_text
@@ -49,6 +51,13 @@ def copy(label, written, *names):
     return TapeCopy(label, written, tuple(File(name, 100, "0" * 64) for name in names))
 
 
+def quoted(name):
+    """Return *name* as Amanda could write it into a header, in Latin-1."""
+    if name in ("web1", "/etc", "/var"):
+        return name
+    return '"' + "".join(f"\\{byte:03o}" for byte in os.fsencode(name)) + '"'
+
+
 def written(
     dumps,
     copies,
@@ -57,6 +66,7 @@ def written(
     server="backup-server",
     failed=(),
     unread=(),
+    headers=MappingProxyType({}),
 ):
     """Return the sheet's text and warnings."""
     archive = Archive(File("catalogue.tar.zst.age", 5, "1" * 64), "age", "etc", "var")
@@ -66,8 +76,9 @@ def written(
         found = {}
         for each in dumps:
             for part in each.parts:
-                line = f"AMANDA: SPLIT_FILE {each.timestamp} web1 /etc  part {part.number}/-1  "
-                found[part.label, part.written, part.file] = f"{line}lev 0 {filters}\n"
+                line = f"AMANDA: SPLIT_FILE {each.timestamp} {quoted(each.host)} "
+                line += f"{quoted(each.disk)}  part {part.number}/-1  lev {each.level} {filters}\n"
+                found[part.label, part.written, part.file] = headers.get(each, line)
         return [
             [None, "Permission denied"] if path in unread else [found[_key(path)], None]
             for path in paths
@@ -98,7 +109,7 @@ def test_each_level_is_opened_in_order_all_parts_in_one_stream():
         "set -o pipefail",
         'cd "$MIRROR" && mkdir "$RESTORE"/001.web1._etc &&',
         "# level 0, made on 2026-11-20 at 01:00:00",
-        "tail -q -c +32769 \\",
+        "parts 'AMANDA: SPLIT_FILE 20261120010000 web1 /etc  part ' \\",
         "    tapes/daily-0001/20261120010000/00001.web1._etc.0 \\",
         "    tapes/daily-0002/20261120010000/00001.web1._etc.0 |",
         '    age -d -i "$IDENTITY" |',
@@ -106,7 +117,7 @@ def test_each_level_is_opened_in_order_all_parts_in_one_stream():
         '    (cd "$RESTORE"/001.web1._etc && tar -x -f - --listed-incremental=/dev/null \\',
         "    -p --numeric-owner --xattrs '--xattrs-include=*' --acls --selinux) &&",
         "# level 1, made on 2026-11-21 at 01:00:00",
-        "tail -q -c +32769 \\",
+        "parts 'AMANDA: SPLIT_FILE 20261121010000 web1 /etc  part ' \\",
         "    tapes/daily-0003/20261121010000/00002.web1._etc.1 |",
         '    age -d -i "$IDENTITY" |',
         "    zstd -dc |",
@@ -115,6 +126,60 @@ def test_each_level_is_opened_in_order_all_parts_in_one_stream():
         "echo 'RESTORED: web1 /etc' || { echo 'FAILED: web1 /etc'; false; }",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("20261121010000 web1 /etc  part 1/-1  lev 0", "says timestamp 20261121010000"),
+        ("20261120010000 web2 /etc  part 1/-1  lev 0", "says host web2, not web1"),
+        ("20261120010000 web1 /var  part 1/-1  lev 0", "says disk /var, not /etc"),
+        ("20261120010000 web1 /etc  part 2/-1  lev 0", "says part 2, not 1"),
+        ("20261120010000 web1 /etc  part 1/-1  lev 1", "says level 1, not 0"),
+        ("20261120010000 web1 /etc  part\t1/-1  lev 0", "isn't as Amanda writes it"),
+    ],
+)
+def test_a_directory_whose_first_file_is_of_another_dump_is_named_and_warned_of(wrong, said):
+    head = f"AMANDA: SPLIT_FILE {wrong} {FILTERS}\n"
+    text, (warning,) = written([FULL], COPIES, headers={FULL: head})
+    assert "can't say how to restore web1 /etc" in warning and said in warning
+    assert "STEP 5" not in sheet.blocks(text)
+
+
+def files(top, *numbers, disk="/etc"):
+    """Write tape files of FULL with such part numbers; return their paths."""
+    paths = []
+    for number in numbers:
+        path = top / f"{len(paths)} it's.0"
+        head = f"AMANDA: SPLIT_FILE 20261120010000 web1 {disk}  part {number}/2  lev 0 comp N\n"
+        path.write_bytes(head.encode().ljust(32768, b"\0") + b"data %d;" % number)
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("numbers", "disk", "said"),
+    [
+        ((1, 2), "/etc", "data 1;data 2;"),
+        ((2, 1), "/etc", "WRONG FILE: "),
+        ((1, 1), "/etc", "WRONG FILE: "),
+        ((1, 12), "/etc", "WRONG FILE: "),
+        ((1, 2), "/etc/x", "WRONG FILE: "),
+    ],
+)
+def test_a_file_of_another_dump_stops_the_commands_before_anything_is_restored(
+    tmp_path, numbers, disk, said
+):
+    text, _ = written([FULL], COPIES)
+    function = sheet.blocks(text)["STEP 2"][0].partition("RESTORE=")[2].partition("\n")[2]
+    begins = "AMANDA: SPLIT_FILE 20261120010000 web1 /etc  part "
+    paths = files(tmp_path, *numbers, disk=disk)
+    script = f'{function}\nparts "$@"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", begins, *paths], capture_output=True, check=False
+    )
+    assert (done.returncode == 0) == said.startswith("data")
+    assert (done.stdout + done.stderr).decode().startswith(said)
 
 
 def test_of_a_directory_whose_last_dump_is_not_all_there_the_one_before_is_shown():
