@@ -7,6 +7,7 @@ import amanda_holding
 import amanda_host
 import amanda_reach
 import amanda_retention
+import amanda_verification
 import amanda_written
 from amanda_errors import AmandaError
 
@@ -20,8 +21,8 @@ def check(work):
         The :class:`amanda_run.Run`, once what was collected is in place.
 
     Returns the step's result. What waits on the holding disk (``holding``, see
-    :func:`amanda_holding.images`), and tapes that will be too few, are ``warnings``: a run would
-    work.
+    :func:`amanda_holding.images`), tapes that will be too few, and that runs verify nothing, are
+    ``warnings``: a run would work.
     """
     server = amanda_command.run(["amcheck", "-s", work.config.name], user=work.user, ok=None)
     problems = amanda_amdump.problems(server.stdout.decode(errors="replace"))
@@ -44,6 +45,8 @@ def check(work):
     failed = [client for client in clients.values() if not client["success"]]
     message = f"{len(clients) - len(failed)} of {len(clients)} clients can be dumped"
     warnings += [amanda_holding.told(waiting)] if waiting else []
+    if work.config.verify is None:
+        warnings.append(f"runs verify nothing: {amanda_verification.off(work)}")
     said = [f"server: {problem}" for problem in problems]
     said += [client["message"] for client in failed]
     return {

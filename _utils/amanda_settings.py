@@ -26,6 +26,7 @@ WIDEST_NETWORK = {4: 8, 6: 16}
 """The shortest prefix of a network from which the server's key may be used, by IP version."""
 
 _MOST_TAPES = 100000
+_VERIFY_SECONDS = 3600  # after an upgrade all that is on tape may wait for it, and so does a mirror
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
 
 
@@ -59,6 +60,8 @@ class Config:
         When it runs, in the server's local time; None: by hand only.
     splay
         Seconds over which servers with the same ``cron`` spread.
+    verify
+        Seconds that a run may verify older dumps for; None: it verifies nothing.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Config:
     options: Mapping
     cron: str
     splay: int
+    verify: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,9 +373,17 @@ def _config(name, reader):
         options={},
         cron=amanda_options.cron(reader, "cron", "0 1 * * *"),
         splay=reader.integer("splay", 0, 0, 86400),
+        verify=_verify(reader),
     )
     options = amanda_options.read(reader, amanda_options.CONFIG)
     return dataclasses.replace(config, options=options)
+
+
+def _verify(reader):
+    """Return the seconds that a run may verify older dumps for, None for ``false``."""
+    if reader.get("verify", True) is True:
+        return _VERIFY_SECONDS
+    return None if reader.get("verify", True) is False else reader.integer("verify", 0, 0, 86400)
 
 
 def _paths(reader):

@@ -54,12 +54,26 @@ def check(asked):
 
 
 def new(work):
-    """Verify what never was, and what was bad then and has no good successor."""
+    """Verify what never was, and what was bad then and has no good successor; if a run is to."""
     everything = _Everything(work)
     due = sorted(filter(everything.due, everything.dumps), key=everything.urgency, reverse=True)
+    if work.config.verify is None:
+        message = f"nothing was verified, and {len(due)} dumps on tape wait for it: {off(work)}"
+        message += f". {_INCOMPLETE}" if everything.record.incomplete else ""
+        return {"success": True, "message": message, "verified": False, "left": len(due)}
     dumps = [dump for dump in due if everything.fresh(dump)]
     later = [dump for dump in due if not everything.fresh(dump)]
-    return everything.verify(dumps, everything.tapes, again=False, later=later)
+    seconds = work.config.verify
+    return everything.verify(dumps, everything.tapes, again=False, later=later, seconds=seconds)
+
+
+def off(work):
+    """Return why runs verify nothing, and what does."""
+    name = work.places.name
+    return (
+        f"backup:configs:{name}:verify is false in the pillar. So nobody knows whether these dumps "
+        f"can be restored, until 'salt-call amanda.verify config={name}'"
+    )
 
 
 def asked(work):
@@ -102,8 +116,8 @@ def begin_anew(work):
         result = {"message": f"What is on tape could not be verified: {error}. {_INCOMPLETE}"}
     message = (
         f"{amanda_verified.path(work.places.name)}, which said what was verified, was damaged. It "
-        f"is kept as {kept}, and all that is on tape is verified again. See whether the disk that "
-        f"it is on fails; nothing else is to be done. {result['message']}"
+        f"is kept as {kept}, and a new one is begun. See whether the disk that it is on fails. "
+        f"{result['message']}"
     )
     return {**result, "success": False, "message": message}
 
@@ -147,14 +161,22 @@ class _Everything:
             for other in self.dumps
         )
 
-    def verify(self, dumps, tapes, again=True, later=()):
+    def verify(self, dumps, tapes, again=True, later=(), seconds=0):
         """Verify, and return the step's result."""
         known = frozenset(label for label, _ in self.tapes)
         others = () if again else tuple(self.dumps)
         work = self.work
         opens = work.settings.encryption.server_identity
         scope = amanda_verify.Scope(
-            tuple(dumps), tuple(tapes), known, others, again, opens, tuple(later), self._trial
+            dumps=tuple(dumps),
+            tapes=tuple(tapes),
+            known=known,
+            others=others,
+            again=again,
+            opens=opens,
+            later=tuple(later),
+            seconds=seconds,
+            trial=self._trial,
         )
         self.record.prune(self.tapes)
         result = amanda_verify.verify(

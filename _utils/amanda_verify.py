@@ -24,8 +24,6 @@ from amanda_tapefile import TapeSource, take_header
 
 _PROGRAM = re.compile("APPLICATION|GNUTAR|/.+")  # a header has the path of the client's tar
 _SAVED = 60  # seconds of work that a kill may cost; a record of a million files has some 100 MB
-_LATER = 3600
-"""Seconds for dumps that can wait: after an upgrade, all that is on tape; the mirror waits too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Scope:
     dumps
         The :class:`amanda_catalogue.Dump` objects to read back.
     later
-        More of them, in order; after :data:`_LATER` seconds none of these is begun any more.
+        More of them, in order, that can wait: when the *seconds* for these are over none is begun.
     tapes
         Pairs of label and write time ("0": never written) of the tapes to look at as a whole.
     known
@@ -58,6 +56,7 @@ class Scope:
     again: bool = True
     opens: bool = True
     later: tuple = ()
+    seconds: int = 0
     trial: Callable = lambda: None
 
 
@@ -210,7 +209,7 @@ class _Work:
         self.told["of"] = len(dumps) + len(later)
         for dump in sorted(dumps, key=lambda dump: dump.timestamp, reverse=True):
             self.read(dump)
-        end = time.monotonic() + _LATER
+        end = time.monotonic() + scope.seconds
         while later and time.monotonic() < end:
             self.read(later.pop(0))
         return len(later)

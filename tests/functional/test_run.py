@@ -92,6 +92,12 @@ def test_a_damaged_record_of_verification_is_kept_told_and_made_anew_without_ful
     result = fleet.run("backup")
     assert result["success"] and "record" not in steps(result)
     assert not amanda_verified.read("daily").incomplete
+    fleet.pillar["configs"]["daily"]["verify"] = False
+    told = steps(fleet.run("backup"))["verify"]
+    assert (told["success"], told["verified"], told["left"]) == (True, False, 1)
+    assert "nothing was verified, and 1 dumps on tape wait for it" in told["message"]
+    (warning,) = steps(fleet.run("check"))["check"]["warnings"]
+    assert "runs verify nothing: backup:configs:daily:verify is false" in warning
 
 
 def test_a_dump_that_fails_verification_is_told_and_the_next_one_is_a_full_one(fleet):

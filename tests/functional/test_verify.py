@@ -95,6 +95,7 @@ class Site:
             places=self.places,
             user=USER,
             settings=types.SimpleNamespace(mirror=self.mirror, encryption=self.encryption),
+            config=types.SimpleNamespace(verify=3600),
             report=types.SimpleNamespace(progress=self.progress.append),
             options=what or {},
         )

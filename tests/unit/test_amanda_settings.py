@@ -63,6 +63,13 @@ def test_a_pillar_of_which_an_sls_failed_to_render_is_broken_though_the_rest_loo
         amanda_settings.of_minion({}, "web1")
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(None, 3600), (True, 3600), (0, 0), (60, 60), (False, None)]
+)
+def test_for_how_long_a_run_verifies_older_dumps_is_said_in_seconds(given, seconds):
+    assert parse(configs={"daily": {"verify": given}}).config().verify == seconds
+
+
 def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
     error = fault(configs={"daily": {"tapecyle": 9}})
     assert error.key == "backup:configs:daily:tapecyle"
@@ -78,6 +85,8 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:sever", {"sever": "x"}),
         ("backup:configs", {"configs": ["daily"]}),
         ("backup:configs:daily", {"configs": {}}),
+        ("backup:configs:daily:verify", {"configs": {"daily": {"verify": "1 hour"}}}),
+        ("backup:configs:daily:verify", {"configs": {"daily": {"verify": -1}}}),
         ("backup:configs:../x", {"configs": {"../x": {}}}),
         ("backup:configs:holding", {"configs": {"holding": {}}}),
         ("backup:configs:Daily", {"configs": {"daily": {}, "Daily": {}}}),

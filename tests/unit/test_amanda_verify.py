@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import os
+import re
 import subprocess
 import types
 
@@ -191,7 +192,7 @@ def test_of_very_many_foreign_files_some_are_named_and_the_others_counted(site):
     assert sum("10 more files" in each for each in problems) == 1
 
 
-def work_of(site, monkeypatch):
+def work_of(site, monkeypatch, verify=60):
     """Return what the step of a run is given, with the site's dumps in its catalogue."""
     monkeypatch.setattr(amanda_catalogue, "read", lambda places: site.dumps)
     lines = [f"{written} {label} reuse BLOCKSIZE:32\n" for label, written in site.labels]
@@ -200,9 +201,26 @@ def work_of(site, monkeypatch):
         encryption=types.SimpleNamespace(server_identity=True), mirror=None
     )
     report = types.SimpleNamespace(progress=site.told.append)
+    config = types.SimpleNamespace(verify=verify)
     return types.SimpleNamespace(
-        places=site.places, user=None, settings=settings, report=report, options={}
+        places=site.places,
+        user=None,
+        settings=settings,
+        config=config,
+        report=report,
+        options={},
     )
+
+
+def test_a_run_that_is_to_verify_nothing_says_so_and_how_many_dumps_wait(site, monkeypatch):
+    work = work_of(site, monkeypatch, verify=None)
+    result = amanda_verification.new(work)
+    assert (result["success"], result["verified"], result["left"]) == (True, False, 3)
+    words = "nothing was verified, and 3 dumps on tape wait .*configs:daily:verify is false"
+    assert re.match(words, result["message"])
+    assert not amanda_verified.path("daily").exists()
+    assert amanda_verification.asked(work)["good"] == 3
+    assert amanda_verification.new(work)["left"] == 0
 
 
 def test_for_a_damaged_record_all_is_verified_again_and_the_run_says_so(site, monkeypatch):
@@ -227,21 +245,29 @@ def quiet(everything):
 
 def test_a_record_stays_incomplete_until_all_is_verified_again(site, monkeypatch):
     amanda_verified.write("daily", amanda_verified.Record(incomplete=True))
-    monkeypatch.setattr(amanda_verify, "_LATER", 0)
     site.labels[2] = ("daily-0003", "20261124083845")
     last = site.dumps[2]
     moved = dataclasses.replace(last.parts[0], written="20261124083845")
     site.dumps[2] = dataclasses.replace(last, parts=(moved,))
     slot = site.file(3).parent
     (slot / "00000.daily-0003").write_bytes(tapes.label_block("daily-0003", "20261124083845"))
-    work = work_of(site, monkeypatch)
+    work = work_of(site, monkeypatch, verify=0)
     result = amanda_verification.new(work)
     assert (result["good"], result["left"]) == (1, 2)
     assert "The record of what was verified was lost lately" in result["message"]
     assert site.stored().incomplete
-    monkeypatch.setattr(amanda_verify, "_LATER", 60)
+    work.config.verify = 60
     assert "was lost lately" not in amanda_verification.new(work)["message"]
     assert not site.stored().incomplete
+
+
+def test_where_runs_verify_nothing_a_damaged_record_is_told_with_what_that_costs(site, monkeypatch):
+    amanda_verified.write("daily", site.record)
+    amanda_verified.path("daily").write_text("{")
+    result = amanda_verification.begin_anew(work_of(site, monkeypatch, verify=None))
+    for words in ("was damaged", "nothing was verified", "aren't written again", "amanda.verify"):
+        assert words in result["message"]
+    assert site.stored().incomplete
 
 
 def test_if_nothing_can_be_verified_again_the_damaged_record_is_told_all_the_same(
@@ -300,9 +326,13 @@ def test_what_is_verified_is_stored_meanwhile(site, monkeypatch):
     assert counts == {0, 1, 2, 3}
 
 
-def test_what_there_is_no_time_for_is_left_and_is_no_failure(site, monkeypatch):
-    monkeypatch.setattr(amanda_verify, "_LATER", 0)
-    options = {"later": tuple(site.dumps[1:]), "others": tuple(site.dumps), "again": False}
+def test_what_there_is_no_time_for_is_left_and_is_no_failure(site):
+    options = {
+        "later": tuple(site.dumps[1:]),
+        "seconds": 0,
+        "others": tuple(site.dumps),
+        "again": False,
+    }
     result = site.verify(site.dumps[:1], **options)
     assert (result["dumps"], result["good"], result["left"]) == (1, 1, 2)
     assert result["problems"] == []
