@@ -81,9 +81,9 @@ def _lost_tapes(work):
     labels = [label for label, _ in lost]
     give_up = f"runuser -u {work.user} -- amrmtape --cleanup {work.config.name}"
     return [
-        f"{work.places.tapes} lacks tape {', '.join(labels)}, or holds it twice: bring what is "
-        "lost back from the mirror with amanda.rebuild, or give it up, as root, with "
-        f"'{give_up} {labels[0]}'"
+        f"{work.places.tapes} lacks tape {', '.join(labels)}, or holds it twice: move a second one "
+        "elsewhere; bring what is lost back from the mirror with amanda.rebuild, or give it up, as "
+        f"root, with '{give_up} {labels[0]}'"
     ]
 
 

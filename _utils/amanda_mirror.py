@@ -189,7 +189,7 @@ class _Session:
             self.doubt(
                 f"{places.tapes} lacks tapes that the catalogue of {places.name} knows, or holds "
                 f"them twice: {', '.join(told)}. All others are mirrored, and nothing is removed "
-                "from the mirror until they are back, or given up for good, as root, with: "
+                "from the mirror until each is back, once, or given up for good, as root, with: "
                 f"{'; '.join(commands)}"
             )
         return tuple(copies)
