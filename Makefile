@@ -41,7 +41,7 @@ lint: .venv/ready
 	find salt pillar -name '*.sls' -exec .venv/bin/salt-lint {} +
 
 unit: .venv/ready
-	$(PYTHON) -m pytest -q tests/unit
+	$(PYTHON) -m pytest -q -n 2 tests/unit
 
 PICK := -m 'not slow'
 

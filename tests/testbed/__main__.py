@@ -7,6 +7,6 @@ from tests.testbed import images
 if sys.argv[1:] == ["wheels"]:
     print(images.prepare_wheels())
 elif sys.argv[1:] == ["requirements"]:
-    print(*images.pinned("test"), *images.pinned("lint"))
+    print(*(line for extra in ("test", "unit", "lint") for line in images.pinned(extra)))
 else:
     sys.exit("usage: python3 -m tests.testbed wheels | requirements")

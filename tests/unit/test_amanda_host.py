@@ -162,6 +162,13 @@ def test_a_mirror_user_who_has_nothing_else_is_fine(account):
 # --- the mirror's directory ---
 
 
+def open_the_way(directory):
+    """Let every user pass to *directory*, which pytest makes for its own user alone."""
+    for path in (directory, *directory.parents):
+        if path.stat().st_mode & 0o777 == 0o700:
+            path.chmod(0o755)
+
+
 @needs_root
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -172,8 +179,7 @@ def test_a_mirror_user_who_has_nothing_else_is_fine(account):
     ],
 )
 def test_a_mirror_that_its_user_can_not_write_is_told_in_words(tmp_path, make, words):
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    open_the_way(tmp_path)
     make(tmp_path / "mirror")
     mirror = amanda_settings.Mirror("nobody", str(tmp_path / "mirror"), 30)
     with pytest.raises(AmandaError, match=words):
@@ -182,8 +188,7 @@ def test_a_mirror_that_its_user_can_not_write_is_told_in_words(tmp_path, make, w
 
 @needs_root
 def test_a_mirror_of_its_user_is_fine_and_nothing_is_made_in_it(tmp_path):
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    open_the_way(tmp_path)
     directory = tmp_path / "mirror"
     directory.mkdir(mode=0o700)
     os.chown(directory, 65534, 65534)
