@@ -213,6 +213,12 @@ _REASONS = (
         "{host} took too long to estimate the size of {disk} (etimeout)",
     ),
     (
+        # Seen once, on a loaded server; by planner.c its request ended without any answer.
+        r"disk was stranded on waitq",
+        "Amanda asked {host} for the size of {disk} and lost the answer, so it made no dump; "
+        "nothing is known to be wrong there: run amanda.backup again, or leave it to the next run",
+    ),
+    (
         r"not enough holding disk|no disk space|No space left",
         "the server's disk is full: the dump of {disk} on {host} had no room",
     ),

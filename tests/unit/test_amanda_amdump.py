@@ -105,6 +105,7 @@ def test_errors_of_the_whole_run_are_kept_with_the_program_that_met_them(
             "larger than the tapes one run may write",
         ),
         ("no-tape error [No acceptable volumes found]", "no tape may be written"),
+        ("[hmm, disk was stranded on waitq]", "Amanda asked web1 for the size of /srv/x and lost"),
         (
             "? /usr/bin/tar: /srv/x: Cannot open: Not a directory",
             "/srv/x on web1 is no directory",
