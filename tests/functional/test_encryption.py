@@ -171,15 +171,19 @@ def statuses(amanda):
 
 
 def at_work(path, argument):
-    """Return the pids of this host's processes that run *path* with *argument*."""
-    found = []
+    """Return the pids of this host's processes that run *path* with *argument*.
+
+    aespipe's gpg is one too until it is started in the fork; those are left out.
+    """
+    parents = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and (entry / "root").samefile("/"):
                 argv = (entry / "cmdline").read_bytes().split(b"\0")
                 if argv[0] == path.encode() and argument.encode() in argv:
-                    found.append(int(entry.name))
-    return found
+                    stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                    parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 @contextlib.contextmanager
@@ -194,10 +198,12 @@ def killed_at_work(path, argument, begun=lambda: True):
     def strike():
         while not done.wait(0.002):
             for pid in set(at_work(path, argument)) - set(struck) if begun() else ():
-                os.kill(pid, signal.SIGSTOP)
-                struck.append(pid)
-                time.sleep(0.2)
-                os.kill(pid, signal.SIGKILL)
+                # One may end by itself before it is stopped; others of the same name follow it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    struck.append(pid)
+                    time.sleep(0.2)
+                    os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=strike)
     thread.start()
