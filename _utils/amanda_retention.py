@@ -248,9 +248,10 @@ def outlook(found, config, dles):
     missing = len(held) + len(needs.get(host, ())) - found.spare
     if host is None or missing <= 0:
         return ""
+    already = f"{len(held)} tapes are held back with last states already; " if held else ""
     return (
-        f"the last state of what fails or was retired needs {len(held)} of the tapes; should "
-        f"{host} fail from now on, its own needs {len(needs[host])} more, and runs lack {missing}: "
+        f"{already}should {host} fail from now on, its last state needs {len(needs[host])} "
+        f"{'more' if held else 'tapes'}, and runs lack {missing}: "
         f"set backup:configs:{config.name}:slots in the pillar to "
         f"{max(config.slots, found.known) + missing} or more and apply the state backup"
     )

@@ -334,14 +334,15 @@ def _config(name, reader):
     dumpcycle = reader.days("dumpcycle", 7)
     runspercycle = reader.integer("runspercycle", dumpcycle, 1, 10000)
     runtapes = reader.integer("runtapes", 1, 1, 1000)
-    needed = runspercycle * runtapes + 1
+    # One tape more with a single run a cycle: Amanda wants retention-tapes above runtapes.
+    needed = max(runspercycle * runtapes, runtapes + 1) + 1
     if needed + 2 > _MOST_TAPES:
         reader.fail(
             "runtapes",
             f"{runspercycle} runs × {runtapes} tapes are more than {_MOST_TAPES} tapes a cycle",
             "Give less, or shorten dumpcycle.",
         )
-    tapecycle = reader.integer("tapecycle", needed + 2, 1, _MOST_TAPES)
+    tapecycle = reader.integer("tapecycle", runspercycle * runtapes + 3, 1, _MOST_TAPES)
     if tapecycle < needed:
         reader.fail(
             "tapecycle",

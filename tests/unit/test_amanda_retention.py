@@ -195,7 +195,7 @@ def test_tapes_that_will_be_too_few_once_a_client_fails_are_told_before_it_does(
     dumps = [dump(1), dump(2, 1, base=1)]
     assert said(tapes(3, 2, 1, blank=3), dumps, [("web1", "/etc")]) == ""
     words = said(tapes(3, 2, 1, blank=2), dumps, [("web1", "/etc")], slots=5)
-    assert "should web1 fail from now on, its own needs 2 more, and runs lack 1" in words
+    assert "should web1 fail from now on, its last state needs 2 tapes, and runs lack 1" in words
     assert "backup:configs:daily:slots in the pillar to 6 or more" in words
     assert not plan(tapes(3, 2, 1, blank=2), dumps).hold
 
@@ -205,7 +205,7 @@ def test_what_was_retired_takes_its_tapes_from_those_for_the_next_client_that_fa
     known = tapes(3, 2, 1, blank=2)
     assert said(known, dumps[1:], [("web1", "/home")]) == ""
     words = said(known, dumps, [("web1", "/home")])
-    assert words.startswith("the last state of what fails or was retired needs 1 of the tapes")
+    assert words.startswith("1 tapes are held back with last states already; should web1 fail")
 
 
 def test_tapes_that_an_administrator_pinned_are_not_there_for_a_client_that_fails():

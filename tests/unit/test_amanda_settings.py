@@ -175,6 +175,13 @@ def test_too_few_tapes_for_the_cycle_name_the_number_that_is_needed():
     assert "Give at least 15" in str(error)
 
 
+def test_a_cycle_of_a_single_run_needs_a_tape_more_as_amanda_would_say_at_each_check():
+    """In amcheck's words: runtapes is larger or equal to retention-tapes."""
+    keys = {"dumpcycle": 1, "tapecycle": 2}
+    assert "Give at least 3" in str(fault(configs={"daily": keys}))
+    assert parse(configs={"daily": {"dumpcycle": 1, "runtapes": 5}}).config().tapecycle == 8
+
+
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
