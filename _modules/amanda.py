@@ -22,7 +22,9 @@ from salt.exceptions import CommandExecutionError, SaltException, SaltInvocation
 with amanda_synced.engine():
     import amanda_applied
     import amanda_collect
+    import amanda_delivery
     import amanda_directories
+    import amanda_door
     import amanda_drill
     import amanda_due
     import amanda_find
@@ -793,9 +795,8 @@ def recover(
 
 def _recovered():
     """Return the directory of what is restored without a destination."""
-    path = amanda_layout.STATE / "recovered"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
+    amanda_layout.RECOVERED.mkdir(mode=0o700, exist_ok=True)
+    return amanda_layout.RECOVERED
 
 
 def drill(
@@ -834,27 +835,47 @@ def drill(
         salt backup-server amanda.drill sample=5
     """
     with _salt_errors():
-        (settings, _), user = _usable_settings(), amanda_platform.detect().user
-        name = settings.config(config).name
-        count = None if sample == "all" else _count("sample", sample)
-        source_of = (settings, name, source, user, generation)
+        count = _sample(sample)
         where = directory or str(_recovered())
-        own, tell = settings.server, _teller(name, "drill")
         try:
-            with (
-                amanda_identity.given(identity, user) as key,
-                amanda_sources.catalogue(*source_of, identity=key) as catalogue,
-            ):
-                names = amanda_drill.choose(catalogue.dumps, name, count, host, path)
-                result = amanda_drill.drill(catalogue, names, where, own, tell)
+            with _one_catalogue(source, config, generation, identity) as (catalogue, server):
+                tell = _teller(catalogue.config, "drill")
+                names = amanda_drill.choose(catalogue.dumps, catalogue.config, count, host, path)
+                result = amanda_drill.drill(catalogue, names, where, server, tell)
                 amanda_drill.record(result, catalogue.dumps)
         except AmandaError as error:
-            if isinstance(error, ArgumentError) and any((host, path, generation, identity)):
-                raise
-            # a mirror that is empty or can't be read: nothing could be restored from it
-            result = amanda_drill.failure(name, error)
-        result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
-        _tell_end(result)
+            result = _drill_failed(config, error, host, path, generation, identity)
+    return _drilled(result)
+
+
+def _sample(sample):
+    return None if sample == "all" else _count("sample", sample)
+
+
+@contextlib.contextmanager
+def _one_catalogue(source, config, generation, identity):
+    """Give the catalogue of one config, and the server's id, for this block."""
+    (settings, _), user = _usable_settings(), amanda_platform.detect().user
+    where = (settings, settings.config(config).name, source, user, generation)
+    with (
+        amanda_identity.given(identity, user) as key,
+        amanda_sources.catalogue(*where, identity=key) as catalogue,
+    ):
+        yield catalogue, settings.server
+
+
+def _drill_failed(config, error, *asked):
+    """Return the result of a drill that could not begin; raise if it was asked for wrongly."""
+    if isinstance(error, ArgumentError) and any(asked):
+        raise error
+    # a mirror that is empty or can't be read: nothing could be restored from it
+    return amanda_drill.failure(_usable_settings()[0].config(config).name, error)
+
+
+def _drilled(result):
+    """Tell the event bus of a drill's end and return its result."""
+    result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
+    _tell_end(result)
     if not result["success"]:
         __context__["retcode"] = 2
     return result
@@ -872,6 +893,232 @@ def _teller(config, kind="recover"):
             __salt__["event.send"](tag, {"done": done, "total": total, "what": what})
 
     return tell
+
+
+# Files to another minion: what the runner calls, here and there, one after the other.
+
+
+def drill_names(
+    host=None, path=None, sample=3, source="mirror", config=None, generation=None, identity=None
+):
+    """Return what a drill is to try, a list of ``host`` and ``disk``; for the runner.
+
+    host, path, sample, source, config, generation, identity
+        As for :func:`drill`; if nothing can be read that is a drill that failed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.drill_names web1
+    """
+    with _salt_errors():
+        count = _sample(sample)
+        try:
+            with _one_catalogue(source, config, generation, identity) as (catalogue, _):
+                names = amanda_drill.choose(catalogue.dumps, catalogue.config, count, host, path)
+        except AmandaError as error:
+            _drilled(_drill_failed(config, error, host, path, generation, identity))
+            raise
+        return [{"host": one, "disk": disk} for one, disk in names]
+
+
+def offer(
+    host,
+    path,
+    to,
+    at=None,
+    source="tapes",
+    config=None,
+    generation=None,
+    identity=None,
+    directory=None,
+    drill=False,
+):
+    """Restore something and make what its delivery needs; for the runner.
+
+    to
+        The minion that is to have it.
+    host, path, at, source, config, generation, identity
+        As for :func:`recover`.
+    directory
+        Where there is room meanwhile. Default: ``/var/lib/salt-amanda/recovered``.
+    drill
+        True: *path* is a DLE of *host* that is to be tried, as :func:`drill` does.
+
+    Returns ``id``, ``host``, the public ``key`` of this delivery alone, how many ``bytes`` and
+    ``entries`` there are; and in ``of`` what :func:`recover` gave. For a drill ``of`` is the
+    directory's entry, ``drill`` what the other side compares; there is no more if it failed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.offer web1 /home/ada to=db1
+    """
+    with _salt_errors():
+        settings, _ = _usable_settings()
+        _collect(settings)  # its address and host keys as they are now
+        amanda_delivery.client(amanda_fleet.load(amanda_layout.FLEET), to)
+        where = (to, directory or str(_recovered()))
+        if _flag("drill", drill):
+            with _one_catalogue(source, config, generation, identity) as (catalogue, _):
+                return _offer_drill(catalogue, host, path, *where)
+        with (
+            _catalogue(host, path, source, config, generation, identity, at) as catalogue,
+            amanda_delivery.preparing(to, catalogue.config, where[1]) as delivery,
+        ):
+            restored = amanda_restore.recover(
+                catalogue.dumps,
+                catalogue.source,
+                host,
+                path,
+                str(delivery.tree),
+                amanda_sources.timestamp(at),
+                index=catalogue.index,
+                user=catalogue.user,
+                progress=_teller(catalogue.config),
+                identity=catalogue.identity,
+            )
+            offered = amanda_delivery.offer(delivery, catalogue.user)
+            return {**offered, "host": host, "of": _with_unread(catalogue, restored)}
+
+
+def _offer_drill(catalogue, host, path, to, directory):
+    tell = _teller(catalogue.config, "drill")
+    with amanda_delivery.preparing(to, catalogue.config, directory) as delivery:
+        entry, parcel = amanda_drill.attempt(catalogue, host, path, delivery.tree, progress=tell)
+        if parcel is None:
+            amanda_delivery.withdraw(delivery.id)
+            return {"host": host, "of": entry}
+        if to != host:
+            parcel["disk"] = None  # it has other files there
+        offered = amanda_delivery.offer(delivery, catalogue.user)
+        return {**offered, "host": host, "drill": parcel, "of": entry}
+
+
+def send(id):
+    """Send what was offered to the minion whose door is open for it; for the runner.
+
+    id
+        What :func:`offer` gave.
+
+    Returns the ``sha256`` of what was sent, ``bytes`` and ``seconds``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.send 20261123T094610Z-21628a
+    """
+    with _salt_errors():
+        _usable_settings()
+        delivery = amanda_delivery.load(id)
+        fleet, user = amanda_fleet.load(amanda_layout.FLEET), amanda_platform.detect().user
+        tell = _teller(delivery.config, "deliver")
+        return amanda_delivery.send(delivery, fleet, user, tell)
+
+
+def withdraw(id):
+    """Remove what was offered from this server, delivered or not; for the runner.
+
+    id
+        What :func:`offer` gave.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.withdraw 20261123T094610Z-21628a
+    """
+    with _salt_errors():
+        amanda_delivery.withdraw(id)
+
+
+def drill_record(directories, config=None):
+    """Keep what came of a drill that was delivered, and tell of it as :func:`drill` does.
+
+    directories
+        For each of them ``of``, from :func:`offer`; ``to``, the minion; ``answer``, what
+        :func:`accept` gave there, or why it could not be delivered, or None if it wasn't;
+        ``seconds`` that the delivery took.
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    CLI Example: for the runner; see ``salt-run amanda.drill``.
+    """
+    with _salt_errors():
+        name = _usable_settings()[0].config(config).name
+        entries = [
+            amanda_drill.delivered(each["of"], each["to"], each["answer"], each["seconds"])
+            if each["answer"] is not None
+            else each["of"]
+            for each in directories
+        ]
+        result = amanda_drill.result(name, amanda_results.now(), entries)
+        amanda_drill.record(result)
+    return _drilled(result)
+
+
+def receive(server, offer=None, into=None):
+    """Open this minion's door for a delivery from the Amanda server; for the runner.
+
+    server
+        The minion id of the server that is to come; it must be the one that this minion lets in.
+    offer
+        What :func:`offer` gave there. Without it nothing is opened: tell whether it could be.
+    into
+        A directory that is empty or absent, as ``destination`` of :func:`recover`. Default: a new
+        one below ``/var/lib/salt-amanda/recovered``.
+
+    Returns where the tree is to be.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.receive backup-server into=/srv/restored
+    """
+    with _salt_errors():
+        settings, platform = _settings(), amanda_platform.detect()
+        if server != settings.server:
+            raise ArgumentError(
+                f"this minion is a client of {settings.server!r}, which pillar backup:server "
+                f"names, and takes nothing from {server!r}"
+            )
+        if offer is None:
+            return str(amanda_door.check(settings, into, __opts__["id"], platform))
+        return amanda_door.open_for(offer, settings, into, platform)
+
+
+def accept(id, sha256):
+    """Put in place what came through the door, if it is what the server sent; for the runner.
+
+    id
+        What :func:`offer` gave.
+    sha256
+        What :func:`send` gave.
+
+    Returns where it is, or for a drill what differs from what this minion has.
+
+    CLI Example: for the runner; see ``salt-run amanda.recover``.
+    """
+    with _salt_errors():
+        return amanda_door.accept(id, sha256)
+
+
+def refuse(id):
+    """Shut this minion's door and remove what came through it; for the runner.
+
+    id
+        What :func:`offer` gave.
+
+    Returns why it failed by itself, if it did.
+
+    CLI Example: for the runner; see ``salt-run amanda.recover``.
+    """
+    with _salt_errors():
+        return amanda_door.refuse(id)
 
 
 def rebuild(identity=None, generation=None, config=None):

@@ -16,8 +16,10 @@ from salt.exceptions import CommandExecutionError, SaltException
 
 with amanda_synced.engine():
     import amanda_applied
+    import amanda_authorized
     import amanda_conf
     import amanda_directories
+    import amanda_door
     import amanda_encryption
     import amanda_files
     import amanda_former
@@ -600,7 +602,7 @@ def server_authorized(name, timeout=300):
             - order: last
     """
     platform = amanda_platform.detect()
-    path = platform.home / ".ssh" / "authorized_keys"
+    path = amanda_door.authorized(platform)
     deadline = time.monotonic() + timeout
 
     def wanted():
@@ -619,11 +621,22 @@ def server_authorized(name, timeout=300):
             key = _server_key(settings.server)
         return [_authorized_keys(path, settings, key, platform)]
 
-    return _files(name, wanted)
+    def plan():
+        changes = amanda_files.differences(wanted())
+        if amanda_door.left_over():
+            changes["delivery"] = {"old": "left behind by one that is over", "new": None}
+        return changes
+
+    def act():
+        amanda_door.sweep()
+        with amanda_authorized.alone():
+            amanda_files.apply(wanted())
+
+    return _converge(name, plan, act)
 
 
 def _authorized_keys(path, settings, key, platform):
-    text = _authorized_text(path)
+    text = amanda_door.shut(amanda_authorized.read(path))
     line = amanda_ssh.authorized_key(
         key["key"],
         settings.server_addresses or key["addresses"],
@@ -631,17 +644,7 @@ def _authorized_keys(path, settings, key, platform):
         settings.server,
         itself=settings.is_server,
     )
-    # root's: sshd accepts that, and the dump user can't add to it.
-    return amanda_files.Managed(path, _bytes(amanda_ssh.with_line(text, line)), mode=0o644)
-
-
-def _authorized_text(path):
-    """Return the text of an authorized_keys file; an administrator's comments may be anything."""
-    return path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
-
-
-def _bytes(text):
-    return text.encode("utf-8", "surrogateescape")
+    return amanda_authorized.managed(path, amanda_authorized.with_line(text, line))
 
 
 def withdrawn(name):
@@ -654,11 +657,15 @@ def withdrawn(name):
         withdrawn from the backup:
           amanda.withdrawn
     """
-    path = amanda_platform.detect().home / ".ssh" / "authorized_keys"
+    path = amanda_door.authorized(amanda_platform.detect())
+
+    def closed():
+        text = amanda_authorized.without_doors(amanda_authorized.read(path))
+        return amanda_authorized.with_line(text, None)
 
     def plan():
         changes = {}
-        if amanda_ssh.with_line(_authorized_text(path), None) != _authorized_text(path):
+        if closed() != amanda_authorized.read(path):
             changes["server's key"] = {"old": "authorized", "new": None}
         for what in ("host_keys", "directories"):
             if _mined(__opts__["id"], what):
@@ -668,9 +675,9 @@ def withdrawn(name):
         return changes
 
     def act():
-        if path.exists():
-            text = amanda_ssh.with_line(_authorized_text(path), None)
-            amanda_files.write(path, _bytes(text), mode=0o644)
+        with amanda_authorized.alone():
+            if path.exists():
+                amanda_files.apply([amanda_authorized.managed(path, closed())])
         __salt__["schedule.delete"]("amanda.publish", persist=True, offline=_no_minion())
         for what in ("host_keys", "directories"):
             __salt__["mine.delete"](f"amanda.{what}")

@@ -17,6 +17,7 @@ import amanda_catalogue
 import amanda_files
 import amanda_find
 import amanda_index
+import amanda_live
 import amanda_names
 import amanda_restore
 import amanda_restored
@@ -30,7 +31,8 @@ SAMPLE = 20
 """How many differences a result names of those that it counts."""
 
 _ROOM = 64 << 20  # bytes that stay free where a drill restores
-_CHUNK = 1 << 20
+_LIVE = ("compared", "changed")
+_CLOCKS = 60  # seconds by which the clocks of server and client may differ
 
 
 def choose(dumps, config, count=None, host=None, disk=None):
@@ -80,15 +82,32 @@ def drill(catalogue, names, directory, own=None, progress=None):
     each its ``host``, ``disk``, ``as_of``, ``success``, ``message``, ``files``, ``bytes``,
     ``seconds``; ``different``, names that aren't as they should be, and why; ``live``: how many
     files were ``compared`` with those on the host, and how many have ``changed`` since, None if it
-    is another host's. What is at fault with one keeps no other from being tried.
+    is another host's; ``on``: to which minion it was delivered and compared there, or None. What
+    is at fault with one keeps no other from being tried.
     """
     at = amanda_results.now()
     entries = [_try(catalogue, *name, directory, name[0] == own, progress) for name in names]
+    return result(catalogue.config, at, entries)
+
+
+def result(config, at, entries):
+    """Return what :func:`drill` does.
+
+    at
+        When it began, ISO 8601.
+    entries
+        What :func:`attempt` gave, or :func:`delivered`.
+    """
     failed = [entry for entry in entries if not entry["success"]]
     message = f"{len(entries) - len(failed)} of {len(entries)} directories came back as dumped"
     told = [f"{entry['host']} {entry['disk']}: {entry['message']}" for entry in failed]
+    on = ", ".join(sorted({entry["on"] for entry in entries if entry["on"]}))
+    if on:
+        message += f"; they were delivered to {on}"
+    if any(entry["on"] and entry["live"] for entry in entries):
+        message += ", which compared them with what it has"
     return {
-        "config": catalogue.config,
+        "config": config,
         "at": at,
         "success": bool(entries) and not failed,
         "message": ". ".join([message, *told]),
@@ -112,52 +131,119 @@ def failure(config, error):
 
 
 def _try(catalogue, host, disk, directory, own, progress):
-    """Return the entry of one DLE."""
-    began = time.monotonic()
-    entry = {"host": host, "disk": disk, "as_of": None, "files": 0, "bytes": 0, "live": None}
+    """Return the entry of one DLE; what was restored is removed."""
     try:
-        different = _compare(catalogue, host, disk, directory, own, progress, entry)
-        message = f"{entry['files']} files are as they were dumped"
-        if different:
-            message = f"{len(different)} names differ, one of them: {different[0]}"
+        with amanda_scratch.scratch(directory, "drill") as scratch:
+            where = scratch / "restored"
+            return attempt(catalogue, host, disk, where, own=own, progress=progress)[0]
+    except OSError as error:
+        return _Entry(host, disk).failed(error)
+
+
+def attempt(catalogue, host, disk, destination, own=False, progress=None):
+    """Restore the last state of one DLE and compare it; return its entry and what to deliver.
+
+    host, disk
+        The DLE, as :func:`choose` gives it.
+    destination
+        A path as :func:`amanda_restore.recover` takes it; what was restored stays there.
+    own
+        This machine is the host.
+
+    What to deliver: ``base``, the tree's name in *destination*, ``disk`` and ``since``, as
+    :mod:`amanda_receiving` takes them; None if it isn't as it should be.
+    """
+    entry = _Entry(host, disk)
+    try:
+        return _compare(catalogue, host, disk, destination, own, progress, entry)
     except (AmandaError, OSError) as error:
-        different, message = None, str(error)
-    return {
-        **entry,
-        "success": different == [],
-        "message": message,
-        "different": (different or [])[:SAMPLE],
-        "seconds": round(time.monotonic() - began, 3),
-    }
+        return entry.failed(error), None
 
 
-def _compare(catalogue, host, disk, directory, own, progress, entry):
-    """Restore and compare; fill *entry* and return what differs, in words."""
+class _Entry:
+    """What is told of one DLE."""
+
+    def __init__(self, host, disk):
+        self._began = time.monotonic()
+        self.told = {"host": host, "disk": disk, "as_of": None, "files": 0, "bytes": 0}
+        self.told |= {"live": None, "on": None}
+
+    def failed(self, error):
+        """Return the entry of one that could not even be compared."""
+        return self._done(False, str(error), [])
+
+    def compared(self, different):
+        """Return the entry, *different* being what differs, in words."""
+        message = f"{self.told['files']} files are as they were dumped"
+        message = _differing(different, len(different)) or message
+        return self._done(not different, message, different)
+
+    def _done(self, success, message, different):
+        seconds = round(time.monotonic() - self._began, 3)
+        told = {"success": success, "message": message, "different": different[:SAMPLE]}
+        return {**self.told, **told, "seconds": seconds}
+
+
+def _differing(different, count):
+    return different and f"{count} names differ, one of them: {different[0]}"
+
+
+def delivered(entry, minion, answer, seconds):
+    """Return the entry of a DLE that a minion was sent to compare with what it has.
+
+    answer
+        What the minion says, :func:`amanda_door.accept`, or a text: why it could not be delivered.
+    seconds
+        How long that took.
+
+    The minion judges by itself, and the entry says so: ``on``.
+    """
+    entry = {**entry, "on": minion, "seconds": round(entry["seconds"] + float(seconds), 3)}
+    if isinstance(answer, str):
+        return {**entry, "success": False, "message": answer[: amanda_results.TEXT]}
+    try:
+        live = answer["live"] and {name: int(answer["live"][name]) for name in _LIVE}
+        count = int(answer["count"])
+        different = [str(name)[: amanda_results.TEXT] for name in answer["different"][:SAMPLE]]
+        if bool(count) != bool(different):
+            raise ValueError(f"{count} differ")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        told = f"{minion} gave no answer that can be read: {error}"
+        return {**entry, "success": False, "message": told[: amanda_results.TEXT]}
+    message = _differing(different, count) or entry["message"]
+    told = {"live": live, "success": not count, "message": message, "different": different}
+    return {**entry, **told}
+
+
+def _compare(catalogue, host, disk, destination, own, progress, entry):
+    """Restore and compare; return what :func:`attempt` does, and fill *entry* on the way."""
     dumps = [dump for dump in catalogue.dumps if (dump.host, dump.disk) == (host, disk)]
     chain = amanda_catalogue.chain(dumps, host, disk)
-    entry["as_of"] = amanda_find.iso(chain[-1].timestamp)
-    _check_room(chain, directory)
+    entry.told["as_of"] = amanda_find.iso(chain[-1].timestamp)
+    _check_room(chain, destination.parent)
     path = amanda_names.text(os.fsencode(disk))
-    with amanda_scratch.scratch(directory, "drill") as scratch:
-        restored = amanda_restore.recover(
-            dumps,
-            catalogue.source,
-            host,
-            path,
-            str(scratch / "restored"),
-            user=catalogue.user,
-            progress=progress,
-            identity=catalogue.identity,
-        )
-        entry.update(files=restored["files"], bytes=restored["bytes"])
-        root = os.fsdecode(amanda_names.raw(restored["restored"]))
-        reading = (catalogue.source, catalogue.user, catalogue.identity)
-        tree = amanda_find.read_tree(chain, *reading)
-        different = _against_index(catalogue.index, chain, tree, root)
-        if own:
-            entry["live"], unlike = _against_live(root, disk, chain[-1].timestamp)
-            different += unlike
-    return different
+    restored = amanda_restore.recover(
+        dumps,
+        catalogue.source,
+        host,
+        path,
+        str(destination),
+        user=catalogue.user,
+        progress=progress,
+        identity=catalogue.identity,
+    )
+    entry.told.update(files=restored["files"], bytes=restored["bytes"])
+    root = os.fsdecode(amanda_names.raw(restored["restored"]))
+    reading = (catalogue.source, catalogue.user, catalogue.identity)
+    tree = amanda_find.read_tree(chain, *reading)
+    different = _against_index(catalogue.index, chain, tree, root)
+    began = datetime.datetime.strptime(chain[-1].timestamp, "%Y%m%d%H%M%S").timestamp()
+    if own:
+        entry.told["live"], unlike = amanda_live.compare(root, os.fsencode(disk), began)
+        different += unlike
+    base = amanda_names.text(os.path.basename(os.fsencode(root)))
+    parcel = {"base": base, "disk": path, "since": began - _CLOCKS}
+    return entry.compared(different), None if different else parcel
 
 
 def _check_room(chain, directory):
@@ -225,57 +311,6 @@ def _differs(name, why):
     return f"{amanda_names.text(name)}: {why}"
 
 
-def _against_live(root, disk, timestamp):
-    """Compare restored files with those of this host that haven't changed since the dump.
-
-    Returns how many there were, and what differs.
-    """
-    since = datetime.datetime.strptime(timestamp, "%Y%m%d%H%M%S").timestamp()
-    counts, different = {"compared": 0, "changed": 0}, []
-    for name, status in amanda_restored.walk(root):
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        same = _same(os.path.join(os.fsencode(root), name), os.fsencode(disk) + b"/" + name, since)
-        counts["changed" if same is None else "compared"] += 1
-        if same is False:
-            different.append(_differs(name, "it isn't what the host has, unchanged since"))
-    return counts, different
-
-
-def _same(restored, live, since):
-    """Tell whether two files are the same; None if the live one has changed or gone meanwhile.
-
-    No attribute can change, nor any content, without the time of change that the kernel keeps.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        with open(os.open(live, flags), "rb", buffering=0) as now:
-            before = os.fstat(now.fileno())
-            if not stat.S_ISREG(before.st_mode) or before.st_ctime >= since:
-                return None
-            with open(restored, "rb", buffering=0) as then:
-                same = _alike(os.fstat(then.fileno()), before) and _same_content(then, now)
-            return same if os.fstat(now.fileno()).st_ctime == before.st_ctime else None
-    except OSError:
-        return None
-
-
-def _alike(restored, live):
-    """Tell whether all that tar keeps is the same; GNUTAR's format keeps whole seconds alone."""
-    times = {live.st_mtime_ns, live.st_mtime_ns // 10**9 * 10**9}
-    return restored.st_mtime_ns in times and all(
-        getattr(restored, field) == getattr(live, field)
-        for field in ("st_mode", "st_uid", "st_gid", "st_size")
-    )
-
-
-def _same_content(one, other):
-    while (piece := one.read(_CHUNK)) == other.read(_CHUNK):
-        if not piece:
-            return True
-    return False
-
-
 def read(config):
     """Return the record of a config's drills.
 
@@ -321,6 +356,7 @@ def record(result, dumps=None):
             "disk": entry["disk"],
             "at": result["at"],
             "success": entry["success"],
+            "on": entry.get("on"),
         }
     known = rows if dumps is None else {(dump.host, dump.disk) for dump in dumps}
     content = {

@@ -38,6 +38,8 @@ COMPRESS = PROGRAMS / "compress-zstd"  # client_custom_compress: stdin to stdout
 INCREMENTAL_TAR = PROGRAMS / "incremental-tar"  # what Amanda runs: TAR, its snapshot cleansed
 TAR = PROGRAMS / "amanda-tar"  # a copy of tar that reads every file for the dump user's group
 ENGINE = PROGRAMS / "amanda_program.py"  # what the transient unit runs
+DELIVER = PROGRAMS / "deliver"  # what the key of one delivery may run: standard input to the door
+RECEIVE = PROGRAMS / "receive"  # what stands behind the door
 
 # STATE
 FLEET = STATE / "fleet.json"  # what amanda.collect last saw
@@ -48,10 +50,23 @@ RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json
 DRILLS = STATE / "drills"  # what was tried to restore, and when, <config>.json
 VERIFIED = STATE / "verified"  # hashes of what is on tape, and which dumps are good, <config>.json
+RECOVERED = STATE / "recovered"  # where restored trees go unless something else is asked
+DELIVERIES = STATE / "deliveries"  # trees on their way to other minions, <id>.json
+DOOR = STATE / "door.json"  # on the receiving minion: what is expected
+RECEIVED = STATE / "received.json"  # and what came of the last one
 RUNS = STATE / "runs"  # one result file per run, <config>-<run>.json
+
+RUNTIME = Path("/run/salt-amanda")
+"""What doesn't outlive a boot: the keys and sockets of deliveries."""
+
+DOOR_DATA = RUNTIME / "door"  # a socket, for the dump user: takes the tree
+DOOR_VERDICT = RUNTIME / "verdict"  # a socket, for root alone: is told whether it is the right one
 
 RUN_UNIT = "amanda-run.service"
 """The transient unit of the one run per server; its name is the lock."""
+
+DOOR_UNIT = "amanda-door.service"
+"""The transient unit of the one delivery that a minion may be receiving."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,10 @@ from amanda_layout import (
     AMANDA_CONFIGS,
     COMPRESS,
     CRYPT,
+    DELIVER,
     INCREMENTAL_TAR,
     PROGRAMS,
+    RECEIVE,
     RUNS,
     SETTINGS,
     SSH_KEY,
@@ -24,8 +26,25 @@ from amanda_layout import (
     places,
 )
 
-CLIENT_PROGRAMS = (COMPRESS, INCREMENTAL_TAR)
-CLIENT_MODULES = ("amanda_command", "amanda_errors", "amanda_layout", "amanda_snapshot")
+CLIENT_PROGRAMS = (COMPRESS, INCREMENTAL_TAR, DELIVER, RECEIVE)
+CLIENT_MODULES = (
+    "amanda_authorized",
+    "amanda_command",
+    "amanda_destination",
+    "amanda_errors",
+    "amanda_extract",
+    "amanda_files",
+    "amanda_layout",
+    "amanda_live",
+    "amanda_names",
+    "amanda_receiving",
+    "amanda_restored",
+    "amanda_snapshot",
+    "amanda_tarstream",
+    "amanda_tree",
+)
+"""What CLIENT_PROGRAMS import, all of it."""
+
 SERVER_PROGRAMS = (*CRYPT.values(), PROGRAMS / "label-tapes")
 
 

@@ -9,10 +9,9 @@ and a part of a DLE comes out as it does from the whole.
 import contextlib
 import errno
 import os
-import stat
 import time
-from pathlib import Path
 
+import amanda_destination
 import amanda_dump
 import amanda_extract
 import amanda_find
@@ -80,7 +79,7 @@ def recover(
     began = time.monotonic()
     if os.geteuid() != 0:
         raise AmandaError("only root can restore owners, devices and capabilities")
-    destination = _check_destination(destination)
+    destination = amanda_destination.check(destination)
     chain, name = amanda_find.locate(dumps, host, path, at)
     tree = amanda_find.read_tree(chain, source, user, identity)
     if tree.kind(name) is None:
@@ -96,7 +95,7 @@ def recover(
         "path": path,
         "as_of": amanda_find.iso(chain[-1].timestamp),
         "restored": amanda_names.text(os.fsencode(destination) + b"/" + base),
-        "manifest": amanda_names.text(os.fsencode(_manifest(destination))),
+        "manifest": amanda_names.text(os.fsencode(amanda_destination.manifest(destination))),
         **counts,
         "missing": _some(missing),
         "dumps": dumps_read,
@@ -254,50 +253,8 @@ def _publish(plan, scratch, base, destination):
         else:
             placer.place(scratch, b"tree", base)
     counts = amanda_restored.write_checksums(out, checksums, SAMPLE)
-    checksums.chmod(0o600)  # names and sums tell of what they are of
-    manifest = _manifest(destination)
-    checksums.rename(manifest)
-    try:
-        out.rename(destination)
-    except OSError:
-        manifest.unlink()
-        raise
+    amanda_destination.publish(out, checksums, destination)
     return counts
-
-
-def _manifest(destination):
-    return destination.with_name(destination.name + ".sha256")
-
-
-def _check_destination(destination):
-    """Return *destination* as a path that can be made; raise ArgumentError if it can't."""
-    path = Path(os.fsdecode(amanda_names.absolute(destination)))
-    if not path.parent.is_dir():
-        raise ArgumentError(f"there is no directory {path.parent} to make {destination} in")
-    path = path.parent.resolve() / path.name  # its links may be anybody's: they count no more
-    if path.is_symlink() or path.exists():
-        if path.is_symlink() or not path.is_dir():
-            raise ArgumentError(f"{destination} is no directory")
-        if any(path.iterdir()):
-            raise ArgumentError(f"{destination} isn't empty: name a directory that isn't there yet")
-        if path.is_mount():
-            raise ArgumentError(f"{destination} is a mount point: name a directory in it")
-    if os.path.lexists(_manifest(path)):
-        raise ArgumentError(f"{_manifest(path)} is in the way: the checksums would go there")
-    for directory in reversed(path.parents):  # from / downward: what passed can't change any more
-        if not _is_roots_alone(directory.lstat()):
-            raise ArgumentError(
-                f"{directory} is open to others than root, who could lead a restore below it "
-                "astray: leave destination out, or name one below directories that root alone "
-                "may write"
-            )
-    return path
-
-
-def _is_roots_alone(status):
-    """Tell whether this is a directory in which nobody else can exchange what is root's."""
-    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == 0 and not shared
 
 
 @contextlib.contextmanager

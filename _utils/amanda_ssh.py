@@ -5,8 +5,6 @@ reaches an ``authorized_keys`` or ``known_hosts`` file: sshd(8), AUTHORIZED_KEYS
 SSH_KNOWN_HOSTS FILE FORMAT, say what such text could do.
 """
 
-import base64
-import binascii
 import contextlib
 import ipaddress
 import json
@@ -18,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import amanda_files
+from amanda_authorized import MARKER
 from amanda_command import run
 from amanda_dle import shown
 from amanda_errors import AmandaError, ParseError
@@ -37,14 +36,8 @@ KEY_TYPES = (
 """What a public key may be; DSA, certificates and keys held on tokens are refused."""
 
 RSA_BITS = range(2048, 16385)
-MARKER = "amanda-server:"
-"""Begins the comment of our lines in ``authorized_keys``; the server's minion id follows."""
-
 ADDRESSES_LIMIT = 64
 _LONGEST_KEY = 8192
-# A line's first word is a key type or, if not, the line begins with options.
-_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.+-]+")
-_OPTIONS = re.compile(r'(?:\\"|"(?:\\"|[^"\\]|\\(?!"))*"|[^ \t"])+')
 
 
 def ensure_key(path, user="root", group="root"):
@@ -238,54 +231,6 @@ def authorized_key(key, addresses, amandad, server, itself=False):
         f'restrict,from="{sources}",command="{amandad} -auth=ssh" '
         f"{parse_public_key(key)} {MARKER}{server}"
     )
-
-
-def with_line(text, line):
-    """Return *text*, an ``authorized_keys`` file, with *line* as the only one of the server.
-
-    text
-        What the file holds; others' lines stay as they are.
-    line
-        As :func:`authorized_key` gives it; None takes the server's access away.
-
-    Every line with our marker goes, and every other that has the server's key: sshd would take
-    it instead of ours and grant what it grants, a shell if it has no options.
-    """
-    lines = text.removesuffix("\n").split("\n") if text else []
-    keys = {_blob(each) for each in lines if _is_ours(each)} | ({_blob(line)} if line else set())
-    keys.discard(None)
-    gone = [_is_ours(each) or _blob(each) in keys for each in lines]
-    if not line and not any(gone):
-        return text
-    place = gone.index(True) if True in gone else len(lines)
-    kept = [each for each, is_gone in zip(lines, gone, strict=True) if not is_gone]
-    kept[place:place] = [line] if line else []
-    return "".join(f"{each}\n" for each in kept)
-
-
-def _fields(line):
-    """Return ``(base64, comment)`` of a line of ``authorized_keys``, or None for another line."""
-    rest = line.strip(" \t\r")
-    if not rest or rest.startswith("#"):
-        return None
-    if not _TYPE.fullmatch(re.split(r"[ \t]", rest, maxsplit=1)[0]):
-        options = _OPTIONS.match(rest)
-        rest = rest[options.end() :].lstrip(" \t") if options else ""
-    words = re.split(r"[ \t]+", rest, maxsplit=2)
-    return (words[1], words[2] if len(words) > 2 else "") if len(words) > 1 else None
-
-
-def _is_ours(line):
-    fields = _fields(line)
-    return fields is not None and fields[1].startswith(MARKER)
-
-
-def _blob(line):
-    fields = _fields(line)
-    try:
-        return base64.b64decode(fields[0], validate=True) if fields else None
-    except (binascii.Error, ValueError):
-        return None
 
 
 def own_addresses():

@@ -157,7 +157,7 @@ def running():
 
     Each is None if it isn't known. A run counts until its last process has gone.
     """
-    if not _active():
+    if not active():
         return None
     try:
         specification = json.loads(amanda_layout.SPECIFICATION.read_bytes())
@@ -171,16 +171,17 @@ def running():
     }
 
 
-def _active():
+def active(unit=amanda_layout.RUN_UNIT):
+    """Tell whether a unit of ours runs, or is about to, or hasn't ended yet."""
     if not _BOOTED.is_dir():
         return False
-    argv = ["systemctl", "show", "--property=ActiveState", "--value", "--", amanda_layout.RUN_UNIT]
+    argv = ["systemctl", "show", "--property=ActiveState", "--value", "--", unit]
     state = run(argv).stdout.decode().strip()
     if state in ("inactive", "failed"):
         return False
     if state in ("active", "activating", "deactivating", "reloading"):
         return True
-    raise ParseError("the state of the run's unit", state)
+    raise ParseError(f"the state of {unit}", state)
 
 
 def follow(config, run_id, timeout):
@@ -199,7 +200,7 @@ def follow(config, run_id, timeout):
     while True:
         content = _result(file)
         ended = content is None or content["state"] != "running"
-        if ended and not _active():
+        if ended and not active():
             content = _result(file)  # a run that has gone has written all that it ever will
             if content is None:
                 raise AmandaError(
@@ -218,7 +219,7 @@ def _result(file):
 
 def stop():
     """Stop the run that is going on, and all its processes; return whether there was one."""
-    if not _active():
+    if not active():
         return False
     run(["systemctl", "stop", "--", amanda_layout.RUN_UNIT])
     return True

@@ -14,6 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import amanda_authorized
 import amanda_collect
 import amanda_conf
 import amanda_disklist
@@ -484,7 +485,7 @@ class Daemon:
 
     def allow(self, *addresses, before=""):
         line = amanda_ssh.authorized_key(self.key, addresses, "/usr/lib/amanda/amandad", "server")
-        self.authorized.write_text(amanda_ssh.with_line(before, line))
+        self.authorized.write_text(amanda_authorized.with_line(before, line))
 
     def pin(self, name, pinned):
         """Write the dump user's files for a client *name* at this sshd, with the key *pinned*."""

@@ -74,3 +74,57 @@ def test_a_drill_that_could_not_begin_is_recorded_as_failed_and_forgets_nothing(
     found = amanda_drill.read("daily")
     assert found["passed"] == "2026-11-01T00:00:00+00:00" and len(found["directories"]) == 1
     assert found["last"]["message"] == "the mirror is gone"
+
+
+ENTRY = {
+    "host": "web1",
+    "disk": "/etc",
+    "success": True,
+    "message": "7 files are as they were dumped",
+    "different": [],
+    "live": None,
+    "on": None,
+    "seconds": 1.5,
+}
+
+
+def test_what_a_minion_found_at_home_counts_and_its_name_is_kept():
+    answer = {"live": {"compared": 5, "changed": 2}, "count": 0, "different": []}
+    good = amanda_drill.delivered(ENTRY, "web1", answer, 0.5)
+    assert good == {**ENTRY, "on": "web1", "live": answer["live"], "seconds": 2.0}
+    answer.update(count=2, different=["one: it isn't", "two: it isn't"])
+    bad = amanda_drill.delivered(ENTRY, "web1", answer, 0.5)
+    assert not bad["success"] and bad["message"] == "2 names differ, one of them: one: it isn't"
+    told = amanda_drill.result("daily", "2026-11-01T00:00:00+00:00", [good, bad])
+    assert not told["success"]
+    assert told["message"] == (
+        "1 of 2 directories came back as dumped; they were delivered to web1, which compared them "
+        "with what it has. web1 /etc: 2 names differ, one of them: one: it isn't"
+    )
+    amanda_drill.record(told)
+    assert amanda_drill.read("daily")["directories"][0]["on"] == "web1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "the door on web1 is shut again",
+        {},
+        [],
+        7,
+        {"live": {"compared": 1}, "count": 0, "different": []},
+        {"live": {"compared": "many", "changed": 0}, "count": 0, "different": []},
+        {"live": None, "count": 3, "different": []},
+        {"live": None, "count": float("inf"), "different": ["x"]},
+        {"live": None, "count": 0, "different": ["x" * 10**6]},
+    ],
+)
+def test_an_answer_that_can_not_be_read_is_no_drill_that_passed(answer):
+    entry = amanda_drill.delivered(ENTRY, "web1", answer, 1)
+    assert entry["success"] is False and entry["on"] == "web1"
+    assert len(repr(entry)) < 5000
+
+
+def test_what_a_hostile_minion_tells_is_bounded():
+    answer = {"live": None, "count": 10**6, "different": ["x" * 10**5] * 1000}
+    assert len(repr(amanda_drill.delivered(ENTRY, "web1", answer, 1))) < 50000

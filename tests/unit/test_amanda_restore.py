@@ -2,6 +2,7 @@
 
 import os
 
+import amanda_destination
 import amanda_restore
 import pytest
 from amanda_errors import ArgumentError
@@ -88,5 +89,5 @@ def test_a_destination_in_a_sticky_directory_of_roots_is_good(tmp_path):
 def test_a_link_to_a_good_directory_is_resolved_once(tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "good")
-    destination = amanda_restore._check_destination(str(tmp_path / "link" / "out"))
+    destination = amanda_destination.check(str(tmp_path / "link" / "out"))
     assert destination == tmp_path / "good" / "out"

@@ -8,6 +8,7 @@ import random
 import stat
 import subprocess
 
+import amanda_authorized
 import amanda_ssh
 import pytest
 from amanda_errors import AmandaError
@@ -227,16 +228,16 @@ def test_other_peoples_lines_keep_their_text_and_order(keys):
         "not a key at all \x0b \u2028 x\n"
     )
     line = line_for(keys["ed25519"])
-    once = amanda_ssh.with_line(others, line)
+    once = amanda_authorized.with_line(others, line)
     assert once == f"{others}{line}\n"
-    assert amanda_ssh.with_line(once, line) == once
-    assert amanda_ssh.with_line(once, None) == others
+    assert amanda_authorized.with_line(once, line) == once
+    assert amanda_authorized.with_line(once, None) == others
 
 
 def test_the_servers_line_is_replaced_in_its_place_by_a_new_one(keys):
     old = line_for(keys["ed25519"], "old-server")
     new = line_for(keys["ecdsa"], "new-server", "192.0.2.8")
-    assert amanda_ssh.with_line(f"# a\n{old}\n# b\n{old}", new) == f"# a\n{new}\n# b\n"
+    assert amanda_authorized.with_line(f"# a\n{old}\n# b\n{old}", new) == f"# a\n{new}\n# b\n"
 
 
 def test_the_servers_key_without_our_restriction_is_taken_out(keys):
@@ -250,24 +251,24 @@ def test_the_servers_key_without_our_restriction_is_taken_out(keys):
         f"cert-authority {key}",
         f"{key}\r",
     ):
-        assert amanda_ssh.with_line(f"{loose}\n# b\n", line) == f"{line}\n# b\n"
-        assert amanda_ssh.with_line(f"{line}\n{loose}\n# b\n", None) == "# b\n"
+        assert amanda_authorized.with_line(f"{loose}\n# b\n", line) == f"{line}\n# b\n"
+        assert amanda_authorized.with_line(f"{line}\n{loose}\n# b\n", None) == "# b\n"
 
 
 def test_a_file_that_holds_nothing_of_ours_is_not_touched_when_access_is_withdrawn(keys):
     for text in ("", "\n", "# no newline", f"{keys['rsa']} admin\n\n"):
-        assert amanda_ssh.with_line(text, None) == text
+        assert amanda_authorized.with_line(text, None) == text
 
 
 def test_a_file_of_one_line_without_a_newline_gets_one(keys):
     line = line_for(keys["ed25519"])
-    assert amanda_ssh.with_line("# a", line) == f"# a\n{line}\n"
-    assert amanda_ssh.with_line("", line) == f"{line}\n"
+    assert amanda_authorized.with_line("# a", line) == f"# a\n{line}\n"
+    assert amanda_authorized.with_line("", line) == f"{line}\n"
 
 
 def test_a_hostile_line_is_read_in_no_time(keys):
     text = '"' + '\\"' * 20000 + "\n" + '\\"' * 20000 + "\n"
-    assert amanda_ssh.with_line(text, line_for(keys["ed25519"])).startswith(text)
+    assert amanda_authorized.with_line(text, line_for(keys["ed25519"])).startswith(text)
 
 
 def test_the_address_towards_a_host_is_the_one_packets_would_leave_from():

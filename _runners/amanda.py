@@ -1,0 +1,248 @@
+"""What takes several minions at once: files from the Amanda server to where they are needed.
+
+The server's key may run amandad on a client and nothing else, and no client has a key for the
+server. So the master goes between them: the server restores, the other minion opens a door for
+this one delivery, the server sends, and what came is put in place only if it is what was sent.
+Each function asks minions and returns data.
+"""
+
+import contextlib
+import time
+
+import salt.client
+import salt.exceptions
+import salt.utils.minions
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+__virtualname__ = "amanda"
+
+_WORDS = 2000  # characters of a minion's error that are passed on
+
+
+def __virtual__():
+    return __virtualname__
+
+
+class Failed(salt.exceptions.NotImplemented):
+    """What failed, in words.
+
+    Of any other exception of a runner Salt shows the traceback (salt/client/mixins.py, ``low``).
+    """
+
+
+@contextlib.contextmanager
+def _in_words():
+    try:
+        yield
+    except salt.exceptions.SaltException as error:
+        raise Failed(str(error)) from error
+    except SystemExit as error:  # the salt-run command was interrupted
+        raise Failed("broken off: nothing was delivered, and nothing of it is left") from error
+
+
+def recover(
+    host,
+    path,
+    to=None,
+    at=None,
+    into=None,
+    source="tapes",
+    config=None,
+    generation=None,
+    identity=None,
+    directory=None,
+    server=None,
+):
+    """Restore a file, a directory or a whole DLE of a client into a directory of a minion.
+
+    It is never put over what is there: look at it, then move it where it belongs. Nothing of it
+    stays on the server. How far it is, events tell: ``salt-run state.event 'salt/amanda/*'``.
+
+    host, path, at, source, config, generation
+        As for ``amanda.recover`` on the server, which this does first.
+    to
+        The minion that is to have it, a client of the server. Default: *host*.
+    into
+        A directory there that is empty or absent, in one that exists and that root alone can
+        change. Default: a new one below ``/var/lib/salt-amanda/recovered``.
+    identity
+        The path, on the server, of a file with an offsite age identity, as for ``amanda.recover``.
+    directory
+        Where there is room on the server meanwhile. Default: ``/var/lib/salt-amanda/recovered``.
+    server
+        The server's minion id. Default: what the pillar of *to* says.
+
+    Returns what ``amanda.recover`` does, with ``to``, and ``restored`` and ``manifest`` there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run amanda.recover web1 /home/ada at=2026-11-20T18:00
+        salt-run amanda.recover web1 /home/ada to=db1 into=/srv/ada
+    """
+    with _in_words(), _Minions() as minions:
+        to = _minion(to or host, "to")
+        server = _minion(server or _server_of(to), "server")
+        minions.ask(to, "receive", server, into=into)  # before a long restore, not after it
+        options = {"source": source, "config": config, "generation": generation}
+        options.update(at=at, identity=identity, directory=directory)
+        offer = minions.ask(server, "offer", host, path, to, **options)
+        told = _deliver(minions, server, to, offer, into)
+    of = offer["of"]
+    base = of["restored"].rpartition("/")[2]
+    answer = {**of, "to": to, "restored": f"{told['destination']}/{base}"}
+    answer["manifest"] = told["manifest"]
+    answer["message"] = f"{path} of {host} as of {of['as_of']} is on {to}: {answer['restored']}"
+    if of["missing"]["count"]:
+        answer["message"] += f". {of['missing']['count']} names in it are in no dump: see missing"
+    return answer
+
+
+def drill(
+    to,
+    host=None,
+    path=None,
+    sample=3,
+    source="mirror",
+    config=None,
+    generation=None,
+    identity=None,
+    directory=None,
+    server=None,
+):
+    """Try restores as ``amanda.drill`` does, and deliver them to a minion, which compares them.
+
+    Compared are those of its own files that haven't changed since the dump. What was delivered is
+    removed again. The server keeps the result, and ``amanda.status`` there shows it.
+
+    to
+        The minion.
+    host
+        Whose directories. Default: its own.
+    path, sample, source, config, generation, identity, directory
+        As for ``amanda.drill``.
+    server
+        The server's minion id. Default: what the pillar of *to* says.
+
+    Returns what ``amanda.drill`` does; ``on`` says who compared a directory.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run amanda.drill to=web1 sample=all
+    """
+    options = {"source": source, "config": config, "generation": generation, "identity": identity}
+    with _in_words(), _Minions() as minions:
+        to = _minion(to, "to")
+        server = _minion(server or _server_of(to), "server")
+        minions.ask(to, "receive", server)
+        asked = {"host": host or to, "path": path, "sample": sample}
+        names = minions.ask(server, "drill_names", **asked, **options)
+        options.update(directory=directory, drill=True)
+        done = [_drill_one(minions, server, to, name, options) for name in names]
+        result = minions.ask(server, "drill_record", done, config=config, fails=True)
+    # salt-run takes its exit status from the result
+    return result if result["success"] else {**result, "retcode": 2}
+
+
+def _drill_one(minions, server, to, name, options):
+    """Return what came of one directory, as ``amanda.drill_record`` takes it."""
+    offer = minions.ask(server, "offer", name["host"], name["disk"], to, **options)
+    began, answer = time.monotonic(), None
+    if "id" in offer:
+        try:
+            answer = _deliver(minions, server, to, offer)
+        except CommandExecutionError as error:
+            answer = str(error)
+    seconds = round(time.monotonic() - began, 3)
+    return {"of": offer["of"], "to": to, "answer": answer, "seconds": seconds}
+
+
+def _deliver(minions, server, to, offer, into=None):
+    """Have the server send what it offers to a minion; return what that says of it.
+
+    Whatever happens, the door there is shut afterwards, and nothing is left on the server.
+    """
+    try:
+        parcel = {key: offer.get(key) for key in ("id", "host", "key", "bytes", "entries", "drill")}
+        minions.ask(to, "receive", server, offer=parcel, into=into)
+        try:
+            sent = minions.ask(server, "send", offer["id"])
+        except CommandExecutionError as error:
+            reason = minions.ask(to, "refuse", offer["id"])
+            raise CommandExecutionError(f"{error}. {to}: {reason}" if reason else error) from None
+        return minions.ask(to, "accept", offer["id"], sent["sha256"])
+    except BaseException:
+        with contextlib.suppress(CommandExecutionError):  # the first error counts
+            minions.ask(to, "refuse", offer["id"])
+        raise
+    finally:
+        with contextlib.suppress(CommandExecutionError):
+            minions.ask(server, "withdraw", offer["id"])
+
+
+class _Minions:
+    """Asks minions for functions of the execution module ``amanda``, and waits for their end."""
+
+    def __enter__(self):
+        self._client = salt.client.LocalClient(mopts=__opts__)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._client.destroy()
+
+    def ask(self, minion, function, *arguments, fails=False, **options):
+        """Return what a function gives; raise CommandExecutionError in its words if it failed.
+
+        fails
+            A result that says of itself that it is a failure is one, too.
+        """
+        work = {"arg": arguments, "kwarg": options, "tgt_type": "list", "full_return": True}
+        try:
+            answers = self._client.cmd([minion], f"amanda.{function}", **work)
+        except salt.exceptions.SaltClientError as error:
+            raise CommandExecutionError(f"{minion} can't be asked: {error}") from None
+        answer = answers.get(minion)
+        if not isinstance(answer, dict) or str(answer.get("ret")).startswith("Minion did not"):
+            raise CommandExecutionError(
+                f"{minion} doesn't answer: is it up, and its salt-minion running? "
+                f"salt {minion} test.ping"
+            )
+        given = answer["ret"]
+        if answer.get("retcode") and not (fails and isinstance(given, dict)):
+            raise CommandExecutionError(f"{minion}: {_words(given, function)}")
+        return given
+
+
+def _words(given, function):
+    """Return what a minion says in the place of an answer, without what Salt puts before it."""
+    text = str(given)
+    for prefix in ("ERROR: ", f"ERROR executing 'amanda.{function}': "):
+        text = text.removeprefix(prefix)
+    if text.endswith("is not available."):
+        text += " Apply the state backup on it"
+    return text[:_WORDS]
+
+
+def _minion(minion, argument):
+    """Return *minion* if the master has accepted a minion of this id."""
+    known = salt.utils.minions.CkMinions(__opts__).check_minions([str(minion)], "list")
+    if minion not in known["minions"]:
+        raise SaltInvocationError(
+            f"{minion} is no minion that this master has accepted (salt-key -L): name one with "
+            f"{argument}="
+        )
+    return minion
+
+
+def _server_of(minion):
+    """Return the Amanda server that the pillar of *minion* names."""
+    backup = __salt__["pillar.show_pillar"](minion).get("backup")
+    server = backup.get("server") if isinstance(backup, dict) else None
+    if not isinstance(server, str):
+        raise SaltInvocationError(
+            f"the pillar of {minion} has no backup:server, so it is no client of an Amanda server"
+        )
+    return server

@@ -1,0 +1,67 @@
+"""A restored tree beside the files that this host has now: those that haven't changed since."""
+
+import os
+import stat
+
+import amanda_names
+import amanda_restored
+
+_CHUNK = 1 << 20
+
+
+def compare(root, top, since):
+    """Compare restored files with those of this host that haven't changed since the dump.
+
+    root
+        The restored tree, a path.
+    top
+        What it is of, an absolute path (bytes).
+    since
+        When the dump began, in seconds since 1970.
+
+    Returns ``{"compared": …, "changed": …}``, how many there were, and what differs, in words.
+    """
+    counts, different = {"compared": 0, "changed": 0}, []
+    for name, status in amanda_restored.walk(root):
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        same = _same(os.path.join(os.fsencode(root), name), top + b"/" + name, since)
+        counts["changed" if same is None else "compared"] += 1
+        if same is False:
+            told = f"{amanda_names.text(name)}: it isn't what the host has, unchanged since"
+            different.append(told)
+    return counts, different
+
+
+def _same(restored, live, since):
+    """Tell whether two files are the same; None if the live one has changed or gone meanwhile.
+
+    No attribute can change, nor any content, without the time of change that the kernel keeps.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(os.open(live, flags), "rb", buffering=0) as now:
+            before = os.fstat(now.fileno())
+            if not stat.S_ISREG(before.st_mode) or before.st_ctime >= since:
+                return None
+            with open(restored, "rb", buffering=0) as then:
+                same = _alike(os.fstat(then.fileno()), before) and _same_content(then, now)
+            return same if os.fstat(now.fileno()).st_ctime == before.st_ctime else None
+    except OSError:
+        return None
+
+
+def _alike(restored, live):
+    """Tell whether all that tar keeps is the same; GNUTAR's format keeps whole seconds alone."""
+    times = {live.st_mtime_ns, live.st_mtime_ns // 10**9 * 10**9}
+    return restored.st_mtime_ns in times and all(
+        getattr(restored, field) == getattr(live, field)
+        for field in ("st_mode", "st_uid", "st_gid", "st_size")
+    )
+
+
+def _same_content(one, other):
+    while (piece := one.read(_CHUNK)) == other.read(_CHUNK):
+        if not piece:
+            return True
+    return False
