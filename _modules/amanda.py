@@ -924,6 +924,7 @@ def drill_names(
 
 
 def offer(
+    id,
     host,
     path,
     to,
@@ -937,6 +938,8 @@ def offer(
 ):
     """Restore something and make what its delivery needs; for the runner.
 
+    id
+        A new name for the delivery, as runs have them: :func:`withdraw` takes it at any time.
     to
         The minion that is to have it.
     host, path, at, source, config, generation, identity
@@ -954,19 +957,19 @@ def offer(
 
     .. code-block:: bash
 
-        salt backup-server amanda.offer web1 /home/ada to=db1
+        salt backup-server amanda.offer 20261123T094610Z-21628a web1 /home/ada to=db1
     """
     with _salt_errors():
         settings, _ = _usable_settings()
         _collect(settings)  # its address and host keys as they are now
         amanda_delivery.client(amanda_fleet.load(amanda_layout.FLEET), to)
-        where = (to, directory or str(_recovered()))
+        directory = directory or str(_recovered())
         if _flag("drill", drill):
             with _one_catalogue(source, config, generation, identity) as (catalogue, _):
-                return _offer_drill(catalogue, host, path, *where)
+                return _offer_drill(id, catalogue, host, path, to, directory)
         with (
             _catalogue(host, path, source, config, generation, identity, at) as catalogue,
-            amanda_delivery.preparing(to, catalogue.config, where[1]) as delivery,
+            amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery,
         ):
             restored = amanda_restore.recover(
                 catalogue.dumps,
@@ -984,9 +987,9 @@ def offer(
             return {**offered, "host": host, "of": _with_unread(catalogue, restored)}
 
 
-def _offer_drill(catalogue, host, path, to, directory):
+def _offer_drill(id, catalogue, host, path, to, directory):
     tell = _teller(catalogue.config, "drill")
-    with amanda_delivery.preparing(to, catalogue.config, directory) as delivery:
+    with amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery:
         entry, parcel = amanda_drill.attempt(catalogue, host, path, delivery.tree, progress=tell)
         if parcel is None:
             amanda_delivery.withdraw(delivery.id)
@@ -1001,7 +1004,7 @@ def send(id):
     """Send what was offered to the minion whose door is open for it; for the runner.
 
     id
-        What :func:`offer` gave.
+        What :func:`offer` was given.
 
     Returns the ``sha256`` of what was sent, ``bytes`` and ``seconds``.
 
@@ -1023,7 +1026,7 @@ def withdraw(id):
     """Remove what was offered from this server, delivered or not; for the runner.
 
     id
-        What :func:`offer` gave.
+        What :func:`offer` was given.
 
     CLI Example:
 

@@ -7,6 +7,8 @@ Each function asks minions and returns data.
 """
 
 import contextlib
+import datetime
+import secrets
 import time
 
 import salt.client
@@ -87,12 +89,12 @@ def recover(
         minions.ask(to, "receive", server, into=into)  # before a long restore, not after it
         options = {"source": source, "config": config, "generation": generation}
         options.update(at=at, identity=identity, directory=directory)
-        offer = minions.ask(server, "offer", host, path, to, **options)
-        told = _deliver(minions, server, to, offer, into)
+        with _offered(minions, server, host, path, to, **options) as offer:
+            told = _deliver(minions, server, to, offer, into)
+        destination, manifest = (_text(to, told, key) for key in ("destination", "manifest"))
     of = offer["of"]
     base = of["restored"].rpartition("/")[2]
-    answer = {**of, "to": to, "restored": f"{told['destination']}/{base}"}
-    answer["manifest"] = told["manifest"]
+    answer = {**of, "to": to, "restored": f"{destination}/{base}", "manifest": manifest}
     answer["message"] = f"{path} of {host} as of {of['as_of']} is on {to}: {answer['restored']}"
     if of["missing"]["count"]:
         answer["message"] += f". {of['missing']['count']} names in it are in no dump: see missing"
@@ -114,7 +116,8 @@ def drill(
     """Try restores as ``amanda.drill`` does, and deliver them to a minion, which compares them.
 
     Compared are those of its own files that haven't changed since the dump. What was delivered is
-    removed again. The server keeps the result, and ``amanda.status`` there shows it.
+    removed again. The server keeps the result, and ``amanda.status`` there shows it. The minion
+    judges by itself: of one that is an attacker's the server's own drill says more.
 
     to
         The minion.
@@ -125,7 +128,8 @@ def drill(
     server
         The server's minion id. Default: what the pillar of *to* says.
 
-    Returns what ``amanda.drill`` does; ``on`` says who compared a directory.
+    Returns what ``amanda.drill`` does; ``delivered_to`` says who compared a
+    directory.
 
     CLI Example:
 
@@ -149,21 +153,33 @@ def drill(
 
 def _drill_one(minions, server, to, name, options):
     """Return what came of one directory, as ``amanda.drill_record`` takes it."""
-    offer = minions.ask(server, "offer", name["host"], name["disk"], to, **options)
-    began, answer = time.monotonic(), None
-    if "id" in offer:
-        try:
-            answer = _deliver(minions, server, to, offer)
-        except CommandExecutionError as error:
-            answer = str(error)
+    with _offered(minions, server, name["host"], name["disk"], to, **options) as offer:
+        began, answer = time.monotonic(), None
+        if "id" in offer:
+            try:
+                answer = _deliver(minions, server, to, offer)
+            except CommandExecutionError as error:
+                answer = str(error)
     seconds = round(time.monotonic() - began, 3)
     return {"of": offer["of"], "to": to, "answer": answer, "seconds": seconds}
+
+
+@contextlib.contextmanager
+def _offered(minions, server, *arguments, **options):
+    """Give what the server offers for this block; whatever happens, nothing of it stays there."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    try:
+        yield minions.ask(server, "offer", identity, *arguments, **options)
+    finally:
+        with contextlib.suppress(CommandExecutionError):  # the first error counts
+            minions.ask(server, "withdraw", identity)
 
 
 def _deliver(minions, server, to, offer, into=None):
     """Have the server send what it offers to a minion; return what that says of it.
 
-    Whatever happens, the door there is shut afterwards, and nothing is left on the server.
+    Whatever happens, the door there is shut afterwards.
     """
     try:
         parcel = {key: offer.get(key) for key in ("id", "host", "key", "bytes", "entries", "drill")}
@@ -178,9 +194,6 @@ def _deliver(minions, server, to, offer, into=None):
         with contextlib.suppress(CommandExecutionError):  # the first error counts
             minions.ask(to, "refuse", offer["id"])
         raise
-    finally:
-        with contextlib.suppress(CommandExecutionError):
-            minions.ask(server, "withdraw", offer["id"])
 
 
 class _Minions:
@@ -224,6 +237,14 @@ def _words(given, function):
     if text.endswith("is not available."):
         text += " Apply the state backup on it"
     return text[:_WORDS]
+
+
+def _text(minion, answer, key):
+    """Return a text of what a minion answered, who may be anybody."""
+    value = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(value, str) or len(value) > _WORDS:
+        raise CommandExecutionError(f"{minion} doesn't say where it put what it was sent")
+    return value
 
 
 def _minion(minion, argument):

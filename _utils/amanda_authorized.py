@@ -34,7 +34,7 @@ def alone(what="authorized"):
     what
         ``door``: let nobody open a door, instead.
     """
-    RUNTIME.mkdir(mode=0o755, exist_ok=True)
+    amanda_files.apply([amanda_files.Managed(RUNTIME, mode=0o755)])
     handle = os.open(RUNTIME / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -34,7 +34,7 @@ from amanda_layout import DELIVERIES, RUNTIME
 SILENT = 300
 """Seconds in which a minion that takes nothing more is given up."""
 
-_FORGOTTEN = 2 * 86400  # seconds after which nobody comes back for a tree; a delivery takes a day
+_FORGOTTEN = 90000  # seconds after which nobody comes back for a tree: a delivery takes a day
 _CHUNK = 1 << 20
 _HEARD = 4096  # bytes kept of what the other side says
 _TAR = (
@@ -93,9 +93,12 @@ def client(fleet, to):
 
 
 @contextlib.contextmanager
-def preparing(to, config, directory):
+def preparing(identity, to, config, directory):
     """Give a :class:`Delivery` whose tree is to be made in this block; an error removes it all.
 
+    identity
+        A new name for it, as :func:`amanda_results.new_id` makes them: who asked for it can
+        :func:`withdraw` it before it is ready.
     to
         The minion's id.
     config
@@ -104,7 +107,6 @@ def preparing(to, config, directory):
         Where there is room: root's, as :func:`amanda_destination.check` has it.
     """
     _sweep()
-    identity = amanda_results.new_id()
     delivery = Delivery(identity, to, config, Path(directory) / f".amanda-delivery-{identity}")
     DELIVERIES.mkdir(mode=0o700, exist_ok=True)
     _save(delivery)
@@ -112,7 +114,7 @@ def preparing(to, config, directory):
         delivery.place.mkdir(mode=0o700)
         yield delivery
     except BaseException:
-        withdraw(identity)
+        _remove(delivery)
         raise
 
 
@@ -141,8 +143,8 @@ def offer(delivery, user):
         The dump user.
     """
     key = _keys(delivery.id) / "own" / "key"
-    RUNTIME.mkdir(mode=0o755, exist_ok=True)
-    key.parent.parent.mkdir(mode=0o755)
+    places = (RUNTIME, _keys(delivery.id))  # whatever the umask
+    amanda_files.apply([amanda_files.Managed(place, mode=0o755) for place in places])
     amanda_ssh.ensure_key(key, user, user_group(user))
     size, entries = measure(delivery.tree)
     _save(dataclasses.replace(delivery, bytes=size))
@@ -345,10 +347,13 @@ def _forget_key(identity):
 def withdraw(identity):
     """Remove the tree and the key of a delivery, if they are there still."""
     with contextlib.suppress(ArgumentError):
-        delivery = load(identity)
-        _forget_key(identity)
-        amanda_command.run(["rm", "-rf", "--", delivery.place])
-        _note(identity).unlink(missing_ok=True)
+        _remove(load(identity))
+
+
+def _remove(delivery):
+    _forget_key(delivery.id)
+    amanda_command.run(["rm", "-rf", "--", delivery.place])
+    _note(delivery.id).unlink(missing_ok=True)
 
 
 def _sweep():

@@ -82,8 +82,8 @@ def drill(catalogue, names, directory, own=None, progress=None):
     each its ``host``, ``disk``, ``as_of``, ``success``, ``message``, ``files``, ``bytes``,
     ``seconds``; ``different``, names that aren't as they should be, and why; ``live``: how many
     files were ``compared`` with those on the host, and how many have ``changed`` since, None if it
-    is another host's; ``on``: to which minion it was delivered and compared there, or None. What
-    is at fault with one keeps no other from being tried.
+    is another host's; ``delivered_to``: to which minion it was delivered and compared there, or
+    None. What is at fault with one keeps no other from being tried.
     """
     at = amanda_results.now()
     entries = [_try(catalogue, *name, directory, name[0] == own, progress) for name in names]
@@ -101,10 +101,10 @@ def result(config, at, entries):
     failed = [entry for entry in entries if not entry["success"]]
     message = f"{len(entries) - len(failed)} of {len(entries)} directories came back as dumped"
     told = [f"{entry['host']} {entry['disk']}: {entry['message']}" for entry in failed]
-    on = ", ".join(sorted({entry["on"] for entry in entries if entry["on"]}))
+    on = ", ".join(sorted({entry["delivered_to"] for entry in entries if entry["delivered_to"]}))
     if on:
         message += f"; they were delivered to {on}"
-    if any(entry["on"] and entry["live"] for entry in entries):
+    if any(entry["delivered_to"] and entry["live"] for entry in entries):
         message += ", which compared them with what it has"
     return {
         "config": config,
@@ -166,7 +166,7 @@ class _Entry:
     def __init__(self, host, disk):
         self._began = time.monotonic()
         self.told = {"host": host, "disk": disk, "as_of": None, "files": 0, "bytes": 0}
-        self.told |= {"live": None, "on": None}
+        self.told |= {"live": None, "delivered_to": None}
 
     def failed(self, error):
         """Return the entry of one that could not even be compared."""
@@ -196,9 +196,13 @@ def delivered(entry, minion, answer, seconds):
     seconds
         How long that took.
 
-    The minion judges by itself, and the entry says so: ``on``.
+    The minion judges by itself, and the entry says so: ``delivered_to``.
     """
-    entry = {**entry, "on": minion, "seconds": round(entry["seconds"] + float(seconds), 3)}
+    entry = {
+        **entry,
+        "delivered_to": minion,
+        "seconds": round(entry["seconds"] + float(seconds), 3),
+    }
     if isinstance(answer, str):
         return {**entry, "success": False, "message": answer[: amanda_results.TEXT]}
     try:
@@ -356,7 +360,7 @@ def record(result, dumps=None):
             "disk": entry["disk"],
             "at": result["at"],
             "success": entry["success"],
-            "on": entry.get("on"),
+            "delivered_to": entry.get("delivered_to"),
         }
     known = rows if dumps is None else {(dump.host, dump.disk) for dump in dumps}
     content = {

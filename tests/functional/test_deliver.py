@@ -17,6 +17,7 @@ import amanda_settings
 import amanda_ssh
 import pytest
 from amanda_errors import AmandaError
+from amanda_results import new_id
 
 from tests.functional import hard_tree
 from tests.functional.programs import install_client_programs
@@ -62,7 +63,7 @@ class Parcel:
 
     def __init__(self, fleet, build, directory):
         self._fleet = fleet
-        with amanda_delivery.preparing("web1", "daily", directory) as delivery:
+        with amanda_delivery.preparing(new_id(), "web1", "daily", directory) as delivery:
             build(delivery.tree)
             offer = amanda_delivery.offer(delivery, fleet.platform.user)
         self.offer = {**offer, "host": "web1", "drill": None}
@@ -349,6 +350,19 @@ def test_a_client_that_can_not_be_reached_is_named_with_the_remedy(parcel, fleet
     delivery = amanda_delivery.load(sent.offer["id"])
     with pytest.raises(AmandaError, match="web1 refuses connections on 127.0.9.1 port 1: is its"):
         amanda_delivery.send(delivery, amanda_fleet.Fleet((down,)), fleet.platform.user)
+
+
+def test_what_is_withdrawn_while_it_is_made_leaves_nothing(fleet, tmp_path):
+    identity = new_id()
+    with (
+        pytest.raises(OSError),
+        amanda_delivery.preparing(identity, "web1", "daily", tmp_path) as delivery,
+    ):
+        small(delivery.tree)
+        amanda_delivery.withdraw(identity)
+        amanda_delivery.offer(delivery, fleet.platform.user)
+    assert not list(tmp_path.iterdir()) and not list(amanda_layout.DELIVERIES.iterdir())
+    assert not list(amanda_layout.RUNTIME.glob("delivery-*"))
 
 
 def test_a_tree_that_nobody_came_back_for_is_removed_by_a_later_delivery(parcel, tmp_path):

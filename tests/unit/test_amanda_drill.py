@@ -83,7 +83,7 @@ ENTRY = {
     "message": "7 files are as they were dumped",
     "different": [],
     "live": None,
-    "on": None,
+    "delivered_to": None,
     "seconds": 1.5,
 }
 
@@ -91,7 +91,7 @@ ENTRY = {
 def test_what_a_minion_found_at_home_counts_and_its_name_is_kept():
     answer = {"live": {"compared": 5, "changed": 2}, "count": 0, "different": []}
     good = amanda_drill.delivered(ENTRY, "web1", answer, 0.5)
-    assert good == {**ENTRY, "on": "web1", "live": answer["live"], "seconds": 2.0}
+    assert good == {**ENTRY, "delivered_to": "web1", "live": answer["live"], "seconds": 2.0}
     answer.update(count=2, different=["one: it isn't", "two: it isn't"])
     bad = amanda_drill.delivered(ENTRY, "web1", answer, 0.5)
     assert not bad["success"] and bad["message"] == "2 names differ, one of them: one: it isn't"
@@ -102,7 +102,7 @@ def test_what_a_minion_found_at_home_counts_and_its_name_is_kept():
         "with what it has. web1 /etc: 2 names differ, one of them: one: it isn't"
     )
     amanda_drill.record(told)
-    assert amanda_drill.read("daily")["directories"][0]["on"] == "web1"
+    assert amanda_drill.read("daily")["directories"][0]["delivered_to"] == "web1"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_what_a_minion_found_at_home_counts_and_its_name_is_kept():
 )
 def test_an_answer_that_can_not_be_read_is_no_drill_that_passed(answer):
     entry = amanda_drill.delivered(ENTRY, "web1", answer, 1)
-    assert entry["success"] is False and entry["on"] == "web1"
+    assert entry["success"] is False and entry["delivered_to"] == "web1"
     assert len(repr(entry)) < 5000
 
 
