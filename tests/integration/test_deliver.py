@@ -54,16 +54,16 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def home(mirrored):
+def home(fleet):
     """Give the fleet after a backup of a hard tree on web1, and what that tree was."""
-    with backups.also_backed_up(mirrored, "web1", HARD):
+    with backups.also_backed_up(fleet, "web1", HARD):
         script = f"rm -rf {HARD}; {salt.PYTHON} {PICTURE} build {HARD}"
-        mirrored.run("web1", ["sh", "-c", script])
-        good(backups.run(mirrored))
-        mirrored.run(salt.MASTER, ["salt-run", "saltutil.sync_runners"])
-        yield mirrored
+        fleet.run("web1", ["sh", "-c", script])
+        good(backups.run(fleet, "backup"))
+        fleet.run(salt.MASTER, ["salt-run", "saltutil.sync_runners"])
+        yield fleet
     for host in ("web1", "db1"):
-        mirrored.run(host, ["rm", "-rf", RECOVERED, INTO, f"{INTO}.sha256"])
+        fleet.run(host, ["rm", "-rf", RECOVERED, INTO, f"{INTO}.sha256"])
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_tree_comes_to_another_minion_as_it_was_and_nothing_of_it_stays_on_the
 
 
 def test_by_default_a_tree_comes_back_to_where_it_is_from_beside_what_is_there(runner):
-    told = runner("recover", "web1", f"{HARD}/links", "source=mirror")
+    told = runner("recover", "web1", f"{HARD}/links")
     assert told["to"] == "web1" and told["restored"].startswith(f"{RECOVERED}/web1-")
     known = picture(runner.bed, "web1", f"{HARD}/links/in")
     assert differences(known, picture(runner.bed, "web1", f"{told['restored']}/in")) == []
@@ -96,7 +96,7 @@ def test_by_default_a_tree_comes_back_to_where_it_is_from_beside_what_is_there(r
 
 def test_a_drill_is_compared_on_the_minion_with_its_own_files_and_the_server_knows(runner):
     runner.bed.run("web1", ["sh", "-c", "echo '# changed since' >> /etc/fstab"])
-    found = runner("drill", "to=web1", "path=/etc")
+    found = runner("drill", "to=web1", "path=/etc", "source=tapes")
     (entry,) = found["directories"]
     assert found["success"] and entry["delivered_to"] == entry["host"] == "web1", found
     assert entry["live"]["compared"] > 100 and entry["live"]["changed"] >= 1
