@@ -8,7 +8,9 @@ On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :f
 :func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`verify`, :func:`run_due`,
 :func:`status`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`, :func:`rebuild`. On
 every minion:
-:func:`publish` and what it publishes.
+:func:`publish` and what it publishes. For the master's runner of the same name: :func:`offer`,
+:func:`send`, :func:`withdraw`, :func:`drill_names` and :func:`drill_record` on the server,
+:func:`receive`, :func:`accept` and :func:`refuse` on the minion that is sent something.
 """
 
 import contextlib

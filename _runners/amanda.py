@@ -188,7 +188,8 @@ def _deliver(minions, server, to, offer, into=None):
             sent = minions.ask(server, "send", offer["id"])
         except CommandExecutionError as error:
             reason = minions.ask(to, "refuse", offer["id"])
-            raise CommandExecutionError(f"{error}. {to}: {reason}" if reason else error) from None
+            told = f"{error}. {to}: {_printable(str(reason))}" if reason else error
+            raise CommandExecutionError(told) from None
         return minions.ask(to, "accept", offer["id"], sent["sha256"])
     except BaseException:
         with contextlib.suppress(CommandExecutionError):  # the first error counts
@@ -236,7 +237,12 @@ def _words(given, function):
         text = text.removeprefix(prefix)
     if text.endswith("is not available."):
         text += " Apply the state backup on it"
-    return text[:_WORDS]
+    return _printable(text)
+
+
+def _printable(text):
+    """Return a text of who may be anybody as a terminal can bear it."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text[:_WORDS])
 
 
 def _text(minion, answer, key):
@@ -244,7 +250,7 @@ def _text(minion, answer, key):
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, str) or len(value) > _WORDS:
         raise CommandExecutionError(f"{minion} doesn't say where it put what it was sent")
-    return value
+    return _printable(value)
 
 
 def _minion(minion, argument):

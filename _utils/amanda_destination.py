@@ -56,7 +56,7 @@ def check(destination):
         if not _is_roots_alone(directory.lstat()):
             raise ArgumentError(
                 f"{directory} is open to others than root, who could lead a restore below it "
-                "astray: leave destination out, or name one below directories that root alone "
+                "astray: name no directory, or one below directories that root alone "
                 "may write"
             )
     return path

@@ -204,19 +204,25 @@ def delivered(entry, minion, answer, seconds):
         "seconds": round(entry["seconds"] + float(seconds), 3),
     }
     if isinstance(answer, str):
-        return {**entry, "success": False, "message": answer[: amanda_results.TEXT]}
+        return {**entry, "success": False, "message": _told(answer)}
     try:
         live = answer["live"] and {name: int(answer["live"][name]) for name in _LIVE}
         count = int(answer["count"])
-        different = [str(name)[: amanda_results.TEXT] for name in answer["different"][:SAMPLE]]
+        different = [_told(str(name)) for name in answer["different"][:SAMPLE]]
         if bool(count) != bool(different):
             raise ValueError(f"{count} differ")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        told = f"{minion} gave no answer that can be read: {error}"
-        return {**entry, "success": False, "message": told[: amanda_results.TEXT]}
+        told = _told(f"{minion} gave no answer that can be read: {error}")
+        return {**entry, "success": False, "message": told}
     message = _differing(different, count) or entry["message"]
     told = {"live": live, "success": not count, "message": message, "different": different}
     return {**entry, **told}
+
+
+def _told(text):
+    """Return what a minion said, who may be anybody: bounded, and fit for a terminal."""
+    told = text[: amanda_results.TEXT]
+    return "".join(each if each.isprintable() else "?" for each in told)
 
 
 def _compare(catalogue, host, disk, destination, own, progress, entry):

@@ -128,3 +128,5 @@ def test_an_answer_that_can_not_be_read_is_no_drill_that_passed(answer):
 def test_what_a_hostile_minion_tells_is_bounded():
     answer = {"live": None, "count": 10**6, "different": ["x" * 10**5] * 1000}
     assert len(repr(amanda_drill.delivered(ENTRY, "web1", answer, 1))) < 50000
+    answer = {"live": None, "count": 1, "different": ["\x1b[2J\r\nall is well"]}
+    assert amanda_drill.delivered(ENTRY, "web1", answer, 1)["different"] == ["?[2J??all is well"]

@@ -72,9 +72,9 @@ def test_a_destination_below_a_directory_that_others_may_change_is_refused(
     (shared / below).mkdir(parents=True)
     shared.chmod(mode)
     os.chown(shared, owner, 0)
-    _refuses(shared / below / "out", rf"{shared} .*leave destination out")
+    _refuses(shared / below / "out", rf"{shared} .*name no directory, or one below")
     (tmp_path / "link").symlink_to(shared / below)
-    _refuses(tmp_path / "link" / "out", rf"{shared} .*leave destination out")
+    _refuses(tmp_path / "link" / "out", rf"{shared} .*name no directory, or one below")
     assert not list(shared.rglob(".amanda-partial-*"))
 
 
