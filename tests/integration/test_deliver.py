@@ -11,7 +11,7 @@ from tests.integration import fleet as on_fleet
 from tests.integration.backups import PICTURE, SERVER, differences, good, picture, until
 from tests.testbed import salt
 
-HARD = "/srv/hard"
+TREE = "/srv/parcel"
 INTO = "/srv/from web1"
 RECOVERED = "/var/lib/salt-amanda/recovered"
 KEYS = "/var/backups/.ssh/authorized_keys"
@@ -56,8 +56,8 @@ class Runner:
 @pytest.fixture(scope="module")
 def home(fleet):
     """Give the fleet after a backup of a hard tree on web1, and what that tree was."""
-    with backups.also_backed_up(fleet, "web1", HARD):
-        script = f"rm -rf {HARD}; {salt.PYTHON} {PICTURE} build {HARD}"
+    with backups.also_backed_up(fleet, "web1", TREE):
+        script = f"rm -rf {TREE}; {salt.PYTHON} {PICTURE} build {TREE}"
         fleet.run("web1", ["sh", "-c", script])
         good(backups.run(fleet, "backup"))
         fleet.run(salt.MASTER, ["salt-run", "saltutil.sync_runners"])
@@ -76,11 +76,13 @@ def runner(home):
 
 def test_a_tree_comes_to_another_minion_as_it_was_and_nothing_of_it_stays_on_the_server(runner):
     before = runner.bed.run(SERVER, ["ls", "-A", RECOVERED], check=False).stdout
-    told = runner("recover", "web1", HARD, "to=db1", f"into={INTO}")
-    assert told["to"] == "db1" and told["restored"] == f"{INTO}/hard"
-    assert told["message"].endswith(f"is on db1: {INTO}/hard")
-    known = picture(runner.bed, "web1", HARD)
-    assert len(known) > 100 and differences(known, picture(runner.bed, "db1", f"{INTO}/hard")) == []
+    told = runner("recover", "web1", TREE, "to=db1", f"into={INTO}")
+    assert told["to"] == "db1" and told["restored"] == f"{INTO}/parcel"
+    assert told["message"].endswith(f"is on db1: {INTO}/parcel")
+    known = picture(runner.bed, "web1", TREE)
+    assert (
+        len(known) > 100 and differences(known, picture(runner.bed, "db1", f"{INTO}/parcel")) == []
+    )
     check = 'cd "$1" && stat -c "%U %a" . && sha256sum --quiet --check "$2"'
     argv = ["sh", "-c", check, "sh", INTO, told["manifest"]]
     assert runner.bed.run("db1", argv).stdout == b"root 700\n"
@@ -88,9 +90,9 @@ def test_a_tree_comes_to_another_minion_as_it_was_and_nothing_of_it_stays_on_the
 
 
 def test_by_default_a_tree_comes_back_to_where_it_is_from_beside_what_is_there(runner):
-    told = runner("recover", "web1", f"{HARD}/links")
+    told = runner("recover", "web1", f"{TREE}/links")
     assert told["to"] == "web1" and told["restored"].startswith(f"{RECOVERED}/web1-")
-    known = picture(runner.bed, "web1", f"{HARD}/links/in")
+    known = picture(runner.bed, "web1", f"{TREE}/links/in")
     assert differences(known, picture(runner.bed, "web1", f"{told['restored']}/in")) == []
 
 
@@ -125,7 +127,7 @@ def held(runner, *words):
     original = runner.bed.read("db1", CONNECTOR)
     runner.bed.write("db1", CONNECTOR, wait, mode=0o755)
     runner.bed.run("db1", ["install", "-o", "backup", "/dev/null", "/var/tmp/held"])
-    argv = runner.command("recover", "web1", HARD, "to=db1", *words)
+    argv = runner.command("recover", "web1", TREE, "to=db1", *words)
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         until(lambda: runner.bed.read("db1", "/var/tmp/held"), "the delivery")
