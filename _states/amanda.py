@@ -348,7 +348,10 @@ def _programs(paths, modules):
 
 
 def encryption_keys(name):
-    """Make the keys that dumps are sealed with, if there are none; never overwrite or remove one.
+    """Make the keys that dumps are sealed with, if there never were any.
+
+    Nothing overwrites or removes one. In the place of one that is lost another is made only if the
+    file :data:`amanda_layout.NEW_KEY` asks for it; without that the state fails.
 
     .. code-block:: yaml
 
@@ -356,10 +359,16 @@ def encryption_keys(name):
           amanda.encryption_keys
     """
     platform = amanda_platform.detect()
+
+    def wanted():
+        settings = _settings()
+        every = [amanda_layout.places(config, settings.paths) for config in settings.configs]
+        return settings.encryption, platform, any(map(amanda_fresh.has_begun, every))
+
     result = _converge(
         name,
-        lambda: amanda_encryption.differences(_settings().encryption, platform),
-        lambda: amanda_encryption.ensure(_settings().encryption, platform),
+        lambda: amanda_encryption.differences(*wanted()),
+        lambda: amanda_encryption.ensure(*wanted()),
     )
     if result["result"] is False:
         return result

@@ -1,4 +1,7 @@
-"""The keys that dumps are sealed with: compared, made if absent, never overwritten, and tried.
+"""The keys that dumps are sealed with: compared, made if there never was one, and tried.
+
+None is overwritten, and none made in the place of a lost one unless an administrator asks for it:
+who had that key's dumps would go on without a word, and find them shut when they are needed.
 
 ``differences`` and ``recipients`` only read, and need no package; ``ensure`` writes. With age
 every dump is sealed to the server's own key, unless it is to hold none, and to all offsite ones.
@@ -8,8 +11,10 @@ key: ``~/.gnupg/am_key.gpg`` and ``~/.am_passphrase`` of the dump user, see amcr
 
 import base64
 import contextlib
+import hashlib
 import os
 import time
+from pathlib import Path
 
 import amanda_age
 import amanda_crc
@@ -17,7 +22,7 @@ import amanda_files
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
-from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, COMPRESS, CRYPT
+from amanda_layout import AGE_IDENTITY, AGE_RECIPIENTS, COMPRESS, CRYPT, KEYS, NEW_KEY
 
 RECIPIENTS_KEY = "backup:encryption:recipients"
 IDENTITY_KEY = "backup:encryption:server_identity"
@@ -29,21 +34,25 @@ _PASSPHRASE_LENGTH = 30  # bytes, before base64
 _CANARY_LENGTH = 5003  # bytes; no multiple of a cipher's block
 
 
-def differences(encryption, platform):
+def differences(encryption, platform, dumped=False):
     """Return ``{path: {"old": …, "new": …}}`` for each key file that isn't as it should be.
 
     encryption
         The :class:`amanda_settings.Encryption` of the pillar.
     platform
         The :class:`amanda_platform.Platform` of this machine.
+    dumped
+        Whether this server has dumps: without a record of its keys that tells that it had one.
 
-    Needs neither package nor user. Raises :class:`~amanda_errors.AmandaError` where half of a key
-    is missing.
+    Needs neither package nor user. Raises :class:`~amanda_errors.AmandaError` where a key, or half
+    of one, is missing that was there before, and nobody has asked for a new one.
     """
     changes = {}
-    for path in _missing(encryption, platform):
+    for path in _missing(encryption, platform, dumped):
         changes[str(path)] = {"old": None, "new": "made"}
-    if encryption.method == "age" and changes:
+    if NEW_KEY.exists():
+        changes[str(NEW_KEY)] = {"old": "asked for a new key", "new": None}
+    if encryption.method == "age" and str(AGE_IDENTITY) in changes:
         changes[str(AGE_RECIPIENTS)] = {
             "old": "differs" if AGE_RECIPIENTS.exists() else None,
             "new": f"the server's new key and {len(encryption.recipients)} offsite",
@@ -52,23 +61,34 @@ def differences(encryption, platform):
     return amanda_files.differences(made) | changes
 
 
-def ensure(encryption, platform):
+def ensure(encryption, platform, dumped=False):
     """Make what :func:`differences` says, secrets readable by the dump user alone.
 
     Raises :class:`~amanda_errors.AmandaError`, :class:`~amanda_errors.CommandError` if gpg failed.
     """
-    missing = _missing(encryption, platform)
+    missing = _missing(encryption, platform, dumped)
     amanda_files.apply([wanted for wanted in _managed(encryption, platform) if wanted.is_directory])
-    for path in missing:
-        if path == AGE_IDENTITY:
-            content = amanda_age.new_identity()
-        elif path == _passphrase(platform):
-            content = base64.b64encode(os.urandom(_PASSPHRASE_LENGTH)) + b"\n"
-        else:
-            content = _new_amcrypt_key(platform)
-        amanda_files.write(path, content, platform.user, platform.group, 0o400)
+    made = []
+    try:
+        for path in missing:
+            amanda_files.write(path, _new(path, platform), platform.user, platform.group, 0o400)
+            made.append(path)
+    except BaseException:  # half a key would be taken for what is left of a lost one
+        for path in made:
+            path.unlink()
+        raise
     with _time_of_last_addition():
         amanda_files.apply(_managed(encryption, platform))
+    NEW_KEY.unlink(missing_ok=True)
+
+
+def _new(path, platform):
+    """Return the content of a new secret file."""
+    if path == AGE_IDENTITY:
+        return amanda_age.new_identity()
+    if path == _passphrase(platform):
+        return base64.b64encode(os.urandom(_PASSPHRASE_LENGTH)) + b"\n"
+    return _new_amcrypt_key(platform)
 
 
 @contextlib.contextmanager
@@ -116,6 +136,27 @@ def recipients(encryption):
     return tuple(dict.fromkeys([*own, *encryption.recipients]))
 
 
+def own_key(encryption, platform):
+    """Return what tells the server's own key from any other, a text; "" if it is to hold none.
+
+    Raises :class:`~amanda_errors.AmandaError` if that is missing or damaged.
+    """
+    if encryption.method == "amcrypt":
+        return hashlib.sha256(_amcrypt_key(platform).read_bytes()).hexdigest()
+    return recipients(encryption)[0] if encryption.server_identity else ""
+
+
+def sealed_to_todays(dump):
+    """Whether *dump* was sealed since a key was last added: then to each that there is now."""
+    return not AGE_RECIPIENTS.exists() or dump.timestamp >= _last_addition()
+
+
+def _last_addition():
+    """Return when a key was last added to the recipients' file, as Amanda's timestamps are."""
+    # see ensure
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(AGE_RECIPIENTS.stat().st_mtime))
+
+
 def sealed_to_others(dumps):
     """Return which DLEs' last state was sealed before a recipient was last added.
 
@@ -124,11 +165,9 @@ def sealed_to_others(dumps):
 
     A list of pairs of host and disk. A key that was added since doesn't open all of that state.
     """
-    try:
-        added = AGE_RECIPIENTS.stat().st_mtime  # see ensure
-    except FileNotFoundError:  # amcrypt
+    if not AGE_RECIPIENTS.exists():  # amcrypt
         return []
-    since = time.strftime("%Y%m%d%H%M%S", time.localtime(added))
+    since = _last_addition()
     fulls = {(dump.host, dump.disk): dump for dump in dumps if (dump.level, dump.status) == _FULL}
     return [name for name, full in fulls.items() if full.timestamp < since]
 
@@ -190,8 +229,8 @@ def _filter(method, user, data, *arguments):
             what = f"{AGE_IDENTITY} opens nothing that is sealed to {AGE_RECIPIENTS}, so it is not "
             what += "this server's key, or no longer"
         raise AmandaError(
-            f"the encryption filter {program} does not work: {what}. "
-            "Apply the state backup on this server; if a key is lost, bring its copy back"
+            f"the encryption filter {program} does not work: {what}. If a key is lost, bring its "
+            "copy back; if not, apply the state backup on this server"
         ) from error
 
 
@@ -227,10 +266,16 @@ def _managed(encryption, platform):
     """Return the files as they should be; keys that aren't there yet stand with no content."""
     owned = {"user": platform.user, "group": platform.group}
     secret = {**owned, "content": b"", "mode": 0o400, "hidden": True, "keep": True}
+    known = sorted(map(str, _known().union(escrow(encryption, platform))))
+    record = [
+        Managed(KEYS.parent, mode=0o700),
+        Managed(KEYS, "".join(f"{path}\n" for path in known).encode(), mode=0o600),
+    ]
     if encryption.method == "amcrypt":
         return [
             Managed(_amcrypt_key(platform).parent, mode=0o700, **owned),
             *(Managed(path, **secret) for path in escrow(encryption, platform)),
+            *record,
         ]
     files = [
         Managed(AGE_IDENTITY.parent.parent, mode=0o755),
@@ -240,18 +285,64 @@ def _managed(encryption, platform):
     if AGE_IDENTITY.exists() or not encryption.server_identity:
         text = "".join(f"{key}\n" for key in recipients(encryption))
         files.append(Managed(AGE_RECIPIENTS, text.encode()))
-    return files
+    return [*files, *record]
 
 
-def _missing(encryption, platform):
+def _missing(encryption, platform, dumped):
     """Return the secret files that are to be made, in order."""
-    missing = [path for path in escrow(encryption, platform) if not path.exists()]
-    if missing == [_passphrase(platform)]:
-        raise AmandaError(
-            f"{_amcrypt_key(platform)} is there, but {missing[0]}, which opens it, is missing: "
-            "bring its copy back, or move the key away if no dump was sealed with it"
-        )
+    secret = escrow(encryption, platform)
+    missing = [path for path in secret if not path.exists()]
+    if NEW_KEY.exists():
+        _check_asked(secret, missing, platform)
+    elif missing and _had(encryption, missing, secret, dumped):
+        raise AmandaError(_lost(missing, platform))
     return missing
+
+
+def _had(encryption, missing, secret, dumped):
+    """Tell whether this server had the *missing* part of its *secret* files before."""
+    if KEYS.exists() and not _known().isdisjoint(missing):
+        return True
+    if len(missing) < len(secret) or (not KEYS.exists() and dumped):
+        return True
+    # The server's own public half is in no pillar.
+    return bool(
+        encryption.method == "age"
+        and AGE_RECIPIENTS.exists()
+        and _sealed_to() - {key.encode() for key in encryption.recipients}
+    )
+
+
+def _known():
+    """Return the secret files that this server has, or had, a set of paths."""
+    return set(map(Path, KEYS.read_text().splitlines())) if KEYS.exists() else set()
+
+
+def _check_asked(secret, missing, platform):
+    """Raise if a new key can't be made though it is asked for."""
+    kept = [path for path in secret if path not in missing and path != _passphrase(platform)]
+    if kept:
+        raise AmandaError(
+            f"{NEW_KEY} asks for a new key, but {kept[0]} is there. Move that to where its copy is "
+            f"kept, offsite, and apply again; or, if no new key is wanted, remove {NEW_KEY}"
+        )
+    if not missing:
+        raise AmandaError(f"{NEW_KEY} asks for a new key, but the pillar for none: remove it")
+
+
+def _lost(missing, platform):
+    """Return what to do about a key that was there and isn't any more."""
+    found = ""
+    if AGE_IDENTITY in missing:
+        found = " (one is in the catalogue of each generation of the mirror, salt-amanda/identity)"
+    return (
+        f"{' and '.join(map(str, missing))} is missing, and was here before: nothing else opens "
+        "what was sealed with it, so no other is made in its place. Bring "
+        f"its copy back{found}, owned by {platform.user}:{platform.group}, with mode 0400, and "
+        "apply the state backup. Only if there is no copy, or if the key is to be another: touch "
+        f"{NEW_KEY} and apply the state backup. That makes a new key; what was sealed before opens "
+        "with copies of the old one, or with offsite keys, alone"
+    )
 
 
 def _passphrase(platform):
@@ -285,6 +376,9 @@ def _identities():
     try:
         return amanda_age.identities(AGE_IDENTITY.read_bytes(), AGE_IDENTITY)
     except FileNotFoundError:
-        raise AmandaError(f"{AGE_IDENTITY} is missing; apply the state backup") from None
+        raise AmandaError(
+            f"{AGE_IDENTITY} is missing: bring its copy back. If there never was one, apply the "
+            "state backup"
+        ) from None
     except AmandaError as error:
         raise AmandaError(f"{error}; bring its copy back") from None

@@ -51,7 +51,7 @@ def awaited(settings, config, platform):
         check_whole(places)
     except AmandaError as error:
         return str(error)
-    if settings.mirror is None or _has_begun(places):
+    if settings.mirror is None or has_begun(places):
         return None
     anew = f"To begin anew all the same, do the first backup by hand: amanda.backup {config}"
     try:
@@ -73,7 +73,7 @@ def awaited(settings, config, platform):
     )
 
 
-def _has_begun(places):
+def has_begun(places):
     """Tell whether a config of this server has a dump on tape, or a log of a run."""
     if amanda_catalogue.all_logs(places):
         return True

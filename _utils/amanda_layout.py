@@ -26,6 +26,7 @@ LOGS = Path("/var/log/amanda")
 SSH_KEY = SETTINGS / "ssh" / "id_ed25519"  # root 0600: installed for the dump user from here
 SSH_KEY_INSTALLED = Path(".ssh") / "id_ed25519"  # below the dump user's home
 AGE_IDENTITY = SETTINGS / "age" / "identity"  # dump user 0400
+NEW_KEY = SETTINGS / "new-key"  # made by the administrator: a new key instead of a lost one
 AGE_RECIPIENTS = SETTINGS / "age" / "recipients"  # root 0644: the server's own first, then offsite
 OWN_DIRECTORIES = SETTINGS / "directories.json"  # written by the state amanda.directory
 
@@ -45,6 +46,7 @@ RECEIVE = PROGRAMS / "receive"  # what stands behind the door
 FLEET = STATE / "fleet.json"  # what amanda.collect last saw
 SPECIFICATION = STATE / "specification.json"  # what the run in progress was asked
 APPLIED = STATE / "settings.json"  # the settings of the last good apply
+KEYS = STATE / "keys"  # which secret keys this server has, or had: a path a line
 DUE = STATE / "due.json"  # when each config last ran
 RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json

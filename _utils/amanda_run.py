@@ -293,7 +293,8 @@ def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
     found = amanda_retention.hold(work.places, work.user)
-    terms = amanda_terms.of(work.fleet, work.config.name, work.dumptype)
+    key = amanda_encryption.own_key(work.settings.encryption, work.platform)
+    terms = amanda_terms.of(work.fleet, work.config.name, work.dumptype, key)
     full = amanda_terms.changed(work.config.name, terms)
     result = amanda_backup.dump(
         work.places,

@@ -1,9 +1,10 @@
 """Under which terms each DLE's last full dump was made: its dumptype and what it leaves out.
 
 An increment holds what changed since. What an exclude kept out of the full dump, and doesn't any
-more, would be in neither; and a chain sealed in two ways needs the keys of both. So when the terms
-change, the next dump must be a full one; see :mod:`amanda_fulls`. So it must once the history is
-lost: a client's snapshot may then stand on a dump that nobody here knows of.
+more, would be in neither; and a chain sealed in two ways, or to two keys of the server's, needs the
+keys of both. So when the terms change, the next dump must be a full one; see :mod:`amanda_fulls`.
+So it must once the history is lost: a client's snapshot may then stand on a dump that nobody here
+knows of.
 """
 
 import json
@@ -16,14 +17,17 @@ _OTHERS = "*"
 """The name, no DLE's, under which stands what those had that have none of their own."""
 
 
-def of(fleet, config, dumptype):
+def of(fleet, config, dumptype, key=""):
     """Return the terms of each DLE that *config* dumps, texts by host and disk.
 
     fleet, config, dumptype
         As for :func:`amanda_disklist.disklist`.
+    key
+        What tells the key that the server opens them with from others, a text.
     """
+    sealed = f"\n# sealed to {key}" if key else ""
     return {
-        (client.id, directory.path): amanda_disklist.entry(client.id, directory, dumptype)
+        (client.id, directory.path): amanda_disklist.entry(client.id, directory, dumptype) + sealed
         for client in fleet.clients
         for directory in client.directories
         if directory.config == config and directory.retired is None

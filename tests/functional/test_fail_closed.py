@@ -114,12 +114,12 @@ FAULTS = {
     "the recipients are missing": (
         "age",
         lambda: hidden(amanda_layout.AGE_RECIPIENTS),
-        f"{amanda_layout.AGE_RECIPIENTS} is missing or empty. Apply the state backup on this",
+        f"{amanda_layout.AGE_RECIPIENTS} is missing or empty. If a key is lost, bring its copy back",
     ),
     "age is not installed": (
         "age",
         lambda: hidden(program("age")),
-        "age is not installed. Apply the state backup on this server",
+        "age is not installed. If a key is lost, bring its copy back; if not, apply the state backup",
     ),
     "the filter is missing": ("age", lambda: hidden(CRYPT_AGE), f"{CRYPT_AGE}: No such file"),
     "the key is missing": ("amcrypt", lambda: hidden(KEY), f"{KEY} is missing or empty"),
@@ -131,17 +131,17 @@ FAULTS = {
     "a wrong passphrase": (
         "amcrypt",
         lambda: replaced(PASSPHRASE, b"wrong\n"),
-        f"gpg can't open {KEY} with {PASSPHRASE}. Apply",
+        f"gpg can't open {KEY} with {PASSPHRASE}. If a key is lost, bring its copy back",
     ),
     "another server's key": (
         "amcrypt",
         another_servers_key,
-        f"gpg can't open {KEY} with {PASSPHRASE}. Apply",
+        f"gpg can't open {KEY} with {PASSPHRASE}. If a key is lost, bring its copy back",
     ),
     "aespipe is not installed": (
         "amcrypt",
         lambda: hidden(program("aespipe")),
-        "aespipe is not installed. Apply the state backup on this server",
+        "aespipe is not installed. If a key is lost",
     ),
     "gpg is not installed": ("amcrypt", lambda: hidden(program("gpg")), "gpg is not installed"),
     "zstd is not installed": ("age", lambda: hidden(program("zstd")), "zstd is not installed"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import stat
 import time
 
@@ -25,6 +26,8 @@ def platform(tmp_path, monkeypatch):
     settings = tmp_path / "settings"
     monkeypatch.setattr(amanda_encryption, "AGE_IDENTITY", settings / "age" / "identity")
     monkeypatch.setattr(amanda_encryption, "AGE_RECIPIENTS", settings / "age" / "recipients")
+    monkeypatch.setattr(amanda_encryption, "NEW_KEY", settings / "new-key", raising=False)
+    monkeypatch.setattr(amanda_encryption, "KEYS", tmp_path / "state" / "keys", raising=False)
     return dataclasses.replace(
         amanda_platform.PLATFORMS["Debian"], user="root", group="root", home=tmp_path
     )
@@ -43,7 +46,7 @@ def paths(changes):
 
 def test_a_prediction_makes_nothing(platform, tmp_path):
     changes = amanda_encryption.differences(age(OTHER), platform)
-    assert paths(changes) == ["age", "identity", "recipients", "settings"]
+    assert paths(changes) == ["age", "identity", "keys", "recipients", "settings", "state"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,6 +104,8 @@ def test_the_two_key_files_of_amcrypt_are_predicted(platform):
         ".am_passphrase",
         ".gnupg",
         "am_key.gpg",
+        "keys",
+        "state",
     ]
 
 
@@ -109,8 +114,90 @@ def test_a_key_whose_passphrase_is_lost_is_not_given_another(platform):
     key.parent.mkdir()
     key.write_bytes(b"sealed")
     for action in (amanda_encryption.differences, amanda_encryption.ensure):
-        with pytest.raises(AmandaError, match="bring its copy back"):
+        with pytest.raises(AmandaError, match="Bring its copy back"):
             action(AMCRYPT, platform)
+    amanda_encryption.NEW_KEY.parent.mkdir()
+    amanda_encryption.NEW_KEY.touch()
+    with pytest.raises(AmandaError, match="am_key.gpg is there"):
+        amanda_encryption.ensure(AMCRYPT, platform)
+    assert not (platform.home / ".am_passphrase").exists()
+
+
+def lose_all_but_the_record(platform):
+    shutil.rmtree(amanda_encryption.AGE_IDENTITY.parent, ignore_errors=True)
+    for path in amanda_encryption.escrow(AMCRYPT, platform):
+        path.unlink(missing_ok=True)
+
+
+def lose_the_record_too(platform):
+    lose_all_but_the_record(platform)
+    amanda_encryption.KEYS.unlink()
+
+
+def lose_the_secret_and_the_record(platform):
+    amanda_encryption.KEYS.unlink()
+    for path in (amanda_encryption.AGE_IDENTITY, platform.home / ".gnupg" / "am_key.gpg"):
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("method", ["age", "amcrypt"])
+@pytest.mark.parametrize(
+    "lose", [lose_all_but_the_record, lose_the_record_too, lose_the_secret_and_the_record]
+)
+def test_no_key_is_made_in_the_place_of_a_lost_one_unless_it_is_asked_for(
+    platform, monkeypatch, method, lose
+):
+    monkeypatch.setattr(amanda_encryption, "_new_amcrypt_key", lambda platform: os.urandom(9))
+    encryption = amanda_settings.Encryption(method, (OTHER,) if method == "age" else ())
+    amanda_encryption.ensure(encryption, platform)
+    before = amanda_encryption.own_key(encryption, platform)
+    lose(platform)
+    for action in (amanda_encryption.differences, amanda_encryption.ensure):
+        with pytest.raises(AmandaError, match="Bring its copy back.*Only if there is no") as told:
+            action(encryption, platform, dumped=True)
+    assert f"touch {amanda_encryption.NEW_KEY} and apply" in str(told.value)
+    assert f"owned by {platform.user}:{platform.group}, with mode 0400" in str(told.value)
+    amanda_encryption.NEW_KEY.parent.mkdir(exist_ok=True)
+    amanda_encryption.NEW_KEY.touch()
+    predicted = paths(amanda_encryption.differences(encryption, platform, dumped=True))
+    assert {"new-key", amanda_encryption.escrow(encryption, platform)[-1].name} <= {*predicted}
+    amanda_encryption.ensure(encryption, platform, dumped=True)
+    assert amanda_encryption.differences(encryption, platform, dumped=True) == {}
+    assert amanda_encryption.own_key(encryption, platform) != before
+    assert not amanda_encryption.NEW_KEY.exists(), "one wish makes one key"
+
+
+def test_a_wish_for_a_new_key_is_refused_as_long_as_the_old_one_is_there(platform):
+    amanda_encryption.ensure(age(), platform)
+    before = amanda_encryption.AGE_IDENTITY.read_bytes()
+    amanda_encryption.NEW_KEY.touch()
+    for action in (amanda_encryption.differences, amanda_encryption.ensure):
+        with pytest.raises(AmandaError, match="identity is there. Move that to where its copy"):
+            action(age(), platform)
+    encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
+    with pytest.raises(AmandaError, match="but the pillar for none: remove it"):
+        amanda_encryption.ensure(encryption, platform)
+    assert amanda_encryption.AGE_IDENTITY.read_bytes() == before
+
+
+def test_a_server_that_never_had_the_other_kind_of_key_gets_it_though_it_has_dumps(platform):
+    amanda_encryption.ensure(age(), platform)
+    changes = amanda_encryption.differences(AMCRYPT, platform, dumped=True)
+    assert {".am_passphrase", "am_key.gpg"} <= {*paths(changes)}
+    encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
+    amanda_encryption.AGE_IDENTITY.unlink()
+    amanda_encryption.KEYS.unlink()
+    amanda_encryption.ensure(encryption, platform, dumped=True)
+    assert "identity" in paths(amanda_encryption.differences(age(OTHER), platform, dumped=True))
+
+
+def test_a_key_whose_other_half_could_not_be_made_is_not_left_behind(platform, monkeypatch):
+    def fail(_):
+        raise AmandaError("gpg failed")
+
+    monkeypatch.setattr(amanda_encryption, "_new_amcrypt_key", fail)
+    with pytest.raises(AmandaError, match="gpg failed"):
+        amanda_encryption.ensure(AMCRYPT, platform)
     assert not (platform.home / ".am_passphrase").exists()
 
 
@@ -118,8 +205,10 @@ def test_a_server_that_is_to_hold_no_identity_gets_none_and_seals_to_the_others(
     encryption = amanda_settings.Encryption("age", (OTHER,), server_identity=False)
     assert paths(amanda_encryption.differences(encryption, platform)) == [
         "age",
+        "keys",
         "recipients",
         "settings",
+        "state",
     ]
     amanda_encryption.ensure(encryption, platform)
     assert not amanda_encryption.AGE_IDENTITY.exists()

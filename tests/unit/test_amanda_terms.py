@@ -13,10 +13,10 @@ def own_state(tmp_path, monkeypatch):
     monkeypatch.setattr(amanda_terms, "TERMS", tmp_path / "terms")
 
 
-def terms(*exclude, dumptype=TYPE, path="/home", **options):
+def terms(*exclude, dumptype=TYPE, path="/home", key="", **options):
     directory = Directory(path, "daily", exclude, **options)
     client = Client("web1", "192.0.2.7", 22, ("ssh-ed25519 AAAA",), "", (directory,))
-    return amanda_terms.of(Fleet((client,)), "daily", dumptype)
+    return amanda_terms.of(Fleet((client,)), "daily", dumptype, key)
 
 
 def dumped(level=0, dumped=True, dle=WEB):
@@ -42,7 +42,9 @@ def test_an_exclude_that_was_taken_out_is_a_change_until_the_next_full_dump():
     assert changed(terms()) == []
 
 
-@pytest.mark.parametrize("other", [{"dumptype": "encrypt-gnutar-ssh"}, {"mounts": True}])
+@pytest.mark.parametrize(
+    "other", [{"dumptype": "encrypt-gnutar-ssh"}, {"mounts": True}, {"key": "age1"}]
+)
 def test_another_way_to_dump_is_a_change(other):
     amanda_terms.record("daily", terms(), [dumped()])
     assert changed(terms(**other)) == [WEB]
