@@ -136,6 +136,8 @@ def _finish(what, process, heard):
     if process.wait() != 0:
         heard.seek(0)
         said = heard.read(2000).decode(errors="replace").strip() or "nothing on stderr"
+        if error := amanda_identity.refusal(said):
+            raise type(error)(f"{what} failed: {error}")
         raise AmandaError(f"{what} failed with status {process.returncode}: {said}")
 
 

@@ -146,15 +146,18 @@ def own_key(encryption, platform):
     return recipients(encryption)[0] if encryption.server_identity else ""
 
 
-def sealed_to_todays(dump):
-    """Whether *dump* was sealed since a key was last added: then to each that there is now."""
-    return not AGE_RECIPIENTS.exists() or dump.timestamp >= _last_addition()
+def sealed_to_todays(made):
+    """Whether what was sealed at a moment was sealed to each key that there is now.
 
-
-def _last_addition():
-    """Return when a key was last added to the recipients' file, as Amanda's timestamps are."""
-    # see ensure
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(AGE_RECIPIENTS.stat().st_mtime))
+    made
+        A dump's timestamp (14 digits, local time) or the name of a generation (UTC).
+    """
+    if not AGE_RECIPIENTS.exists():
+        return True
+    added = AGE_RECIPIENTS.stat().st_mtime  # see ensure
+    if made.endswith("Z"):
+        return made >= time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(added))
+    return made >= time.strftime("%Y%m%d%H%M%S", time.localtime(added))
 
 
 def sealed_to_others(dumps):
@@ -165,11 +168,8 @@ def sealed_to_others(dumps):
 
     A list of pairs of host and disk. A key that was added since doesn't open all of that state.
     """
-    if not AGE_RECIPIENTS.exists():  # amcrypt
-        return []
-    since = _last_addition()
     fulls = {(dump.host, dump.disk): dump for dump in dumps if (dump.level, dump.status) == _FULL}
-    return [name for name, full in fulls.items() if full.timestamp < since]
+    return [name for name, full in fulls.items() if not sealed_to_todays(full.timestamp)]
 
 
 def canary(encryption, user):

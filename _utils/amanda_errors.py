@@ -70,6 +70,10 @@ class ServerError(AmandaError):
     """
 
 
+class SealedError(AmandaError):
+    """The key that there is opens nothing of this; nothing follows for the data itself."""
+
+
 def unreadable(error, message):
     """Return the error that says *message* of the :class:`OSError` *error* at reading a file.
 

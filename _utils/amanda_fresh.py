@@ -7,6 +7,7 @@ everything anew; and one between the halves of a rebuild would belong to neither
 import os
 
 import amanda_catalogue
+import amanda_encryption
 import amanda_generations
 import amanda_host
 import amanda_layout
@@ -64,12 +65,17 @@ def awaited(settings, config, platform):
         )
     if not generations:
         return None
+    how = "amanda.rebuild identity=FILE, where FILE has an offsite identity"
+    if settings.encryption.method == "amcrypt":
+        keys = " and ".join(map(str, amanda_encryption.escrow(settings.encryption, platform)))
+        how = f"put your copies of the old server's {keys} in the place of this one's, owned by "
+        how += f"{platform.user} and with mode 0400, then amanda.rebuild"
     return (
         f"this server has never dumped {config}, but the mirror {settings.mirror.directory} holds "
         f"{len(generations)} generations of it, up to {generations[-1]}. If they are of the server "
-        "that this one replaces, take over what they hold: amanda.rebuild identity=FILE, where "
-        "FILE has an offsite identity. If they are not, set backup:mirror:directory in the pillar "
-        f"to another directory. Until then no scheduled run begins. {anew}"
+        f"that this one replaces, take over what they hold: {how}. If they are not, set "
+        "backup:mirror:directory in the pillar to another directory. Until then no scheduled run "
+        f"begins. {anew}"
     )
 
 

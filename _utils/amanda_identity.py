@@ -13,7 +13,7 @@ import stat
 
 import amanda_age
 import amanda_layout
-from amanda_errors import AmandaError, ArgumentError
+from amanda_errors import AmandaError, ArgumentError, SealedError, ServerError
 from amanda_rights import open_regular
 
 _MOST_BYTES = 1 << 16
@@ -104,3 +104,15 @@ def opener(method, identity, what):
             "back to their places on the server, and leave identity= out"
         )
     return [*command, f"/dev/fd/{identity}"], (identity,)
+
+
+def refusal(said):
+    """Return the error that says which key is missing, if that is what a filter *said*; or None."""
+    if "no identity matched any of the recipients" in said:  # age
+        return SealedError(
+            f"it is sealed to other keys than what was tried ({said}). Name a file with one that "
+            "opens it, such as an offsite one: identity=/root/offsite.key"
+        )
+    if "is missing, or not readable by" in said:  # crypt-age
+        return ServerError(said)
+    return None

@@ -37,7 +37,7 @@ from amanda_manifest import (
     Manifest,
     TapeCopy,
 )
-from amanda_pruning import keep, last_fulls, unusual
+from amanda_pruning import keep, last_fulls, unrestorable, unusual
 from amanda_rights import MOST_FILES, as_user, hand_over
 
 _ROOM = 16 << 20
@@ -101,6 +101,8 @@ def mirror(
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
     except OSError as error:
         raise AmandaError(f"mirroring {places.name} failed: {error}") from error
+    if not lacking:  # which says it as well
+        session.warnings += unrestorable(manifest, session.manifests, dumps)
     pruned = session.prune(manifest)
     return {
         "generation": manifest.generation,

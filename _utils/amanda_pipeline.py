@@ -13,8 +13,9 @@ import tempfile
 import threading
 
 import amanda_command
+import amanda_identity
 from amanda_crc import Checksum
-from amanda_errors import AmandaError, ServerError, unreadable
+from amanda_errors import AmandaError, SealedError, ServerError, unreadable
 
 CHUNK = 1 << 20
 _STDERR_LIMIT = 4096
@@ -101,6 +102,8 @@ class _Filter:
         length = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, length - _STDERR_LIMIT))
         said = self._stderr.read().decode(errors="replace").strip()
+        if status > 0 and (error := amanda_identity.refusal(said)):
+            return error
         # killed, or what a shell says of a program that it can't run
         kind = ServerError if status < 0 or status in (126, 127) else AmandaError
         return kind(f"{self._argv[0]} failed with status {status}: {said or 'nothing on stderr'}")
@@ -211,15 +214,20 @@ class Pipeline:
     def failure(self):
         """Return the :class:`AmandaError` that says all that went wrong so far, or None.
 
-        Where the server failed at one stretch, what another complains of may come of that.
+        What follows the stretch where this server or its key failed comes of that, and isn't told.
         """
         if not self._failures:
             return None
         ordered = sorted(self._failures, key=lambda failure: failure[0])
-        texts = [str(error) or repr(error) for _, error in ordered]
-        at_fault = any(isinstance(error, ServerError) for _, error in ordered)
-        kind = ServerError if at_fault else AmandaError
-        return kind(f"{self._name}: {'; '.join(texts)}")
+        kinds = (ServerError, SealedError)
+        causes = [failure for failure in ordered if isinstance(failure[1], kinds)]
+        kind = AmandaError
+        if causes:
+            before = [failure for failure in ordered if failure[0] < causes[0][0]]
+            ordered = [*before, *causes]
+            at_fault = any(isinstance(error, ServerError) for _, error in causes)
+            kind = ServerError if at_fault else SealedError
+        return kind(f"{self._name}: {'; '.join(str(error) or repr(error) for _, error in ordered)}")
 
     def _pump(self, position, feed, target):
         """Move one stretch, in a thread of its own."""

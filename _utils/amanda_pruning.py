@@ -11,6 +11,8 @@ UNUSUAL = 4
 SHRUNK = 2
 """How many times less than before is unusual."""
 
+_SHOWN = 5  # of the DLEs that can't be restored
+
 _COMPARED = 3
 """How many generations there must be before one can be called unusual."""
 
@@ -34,6 +36,31 @@ def last_fulls(dumps, record=None):
             if dump.complete:
                 complete[f"{dump.host} {dump.disk}"] = keys
     return {dle: tuple(sorted(newest[dle] | complete.get(dle, set()))) for dle in newest}
+
+
+def unrestorable(new, before, dumps):
+    """Return in words which DLEs a generation can't restore, that should be in it.
+
+    new
+        The new :class:`amanda_manifest.Manifest`.
+    before
+        Those that were there, the oldest first.
+    dumps
+        As for :func:`last_fulls`.
+    """
+    last = {dle: old.generation for old in before for dle in old.fulls if dle not in new.fulls}
+    dles = [f"{dle} (generation {generation} can)" for dle, generation in last.items()]
+    if not new.fulls and not dles:
+        dles = dict.fromkeys(f"{dump.host} {dump.disk}" for dump in dumps if dump.status == "OK")
+    if not dles:
+        return []
+    shown = ", ".join(sorted(dles)[:_SHOWN])
+    return [
+        f"this generation and its EMERGENCY.txt can't restore {shown}"
+        f"{' …' if len(dles) > _SHOWN else ''}: no full dump that is known to be good is in it. "
+        "See what amanda.verify says of these; the next dump of each must be a full one ('amadmin "
+        f"{new.config} force HOST DISK')"
+    ]
 
 
 def keep(manifests, days):

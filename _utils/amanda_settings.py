@@ -217,7 +217,7 @@ def parse(pillar, minion_id):
             "amcrypt pads what it seals, and zstd can't expand that again",
             "Write gzip, or leave it out; or choose encryption method age.",
         )
-    if settings.mirror and not settings.encryption.recipients:
+    if settings.mirror and encryption.method == "age" and not encryption.recipients:
         raise PillarError(
             "backup:encryption:recipients",
             "a mirror without offsite recipients could not be opened once the server is lost",

@@ -7,7 +7,7 @@ import amanda_manifest
 import amanda_sources
 import amanda_verified
 import amanda_verify
-from amanda_errors import AmandaError, ArgumentError
+from amanda_errors import AmandaError, ArgumentError, SealedError
 
 _NEXT = "The next dump of each such directory is a full one, and its last good state stays on tape"
 _INCOMPLETE = (
@@ -19,9 +19,14 @@ _AGAIN = (
     "What is still whole on tape can be mirrored again: remove the directory of its damaged copy, "
     "or of the damaged generation, and call amanda.mirror"
 )
-_NO_IDENTITY = (
-    ", since this server holds no identity: what there is was compared as it is, but whether it "
-    "can be decrypted, and holds what the index says, was not tried"
+_NOT_TRIED = (
+    "what there is was compared as it is, but whether it can be decrypted, and holds what the "
+    "index says, was not tried"
+)
+_NO_IDENTITY = f", since this server holds no identity: {_NOT_TRIED}"
+_SEALED = (
+    f" sealed to another key than this server's: {_NOT_TRIED}. A restore takes that key, or an "
+    "offsite one: identity=/root/offsite.key"
 )
 _SHOWN = 10  # of what there is, if what was asked for is not
 
@@ -177,6 +182,7 @@ class _Everything:
             later=tuple(later),
             seconds=seconds,
             trial=self._trial,
+            own=_own,
         )
         self.record.prune(self.tapes)
         result = amanda_verify.verify(
@@ -189,7 +195,9 @@ class _Everything:
         notes += [_INCOMPLETE] if self.record.incomplete else []
         if result["left"]:
             notes.append(f"{result['left']} older dumps wait to be verified: the next runs do that")
-        if result["unopened"]:
+        if result["sealed"]:
+            notes.append(f"{result['sealed']} dumps are{_SEALED}")
+        elif result["unopened"]:
             notes.append(f"{result['unopened']} dumps could not be opened{_NO_IDENTITY}")
         return _told(result, notes)
 
@@ -250,11 +258,15 @@ def _generation(work, name):
         manifest = amanda_generations.load(mirror, config, name)
     copies = found.get("copies", manifest.tapes)
     problems = found["problems"] + _contradictions(mirror, config, copies)
-    readings = {}
+    readings, sealed = {}, ""
     opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
     try:
         if opens:
             readings = _read_back(work, manifest, told, report)
+    except SealedError as error:
+        if amanda_encryption.sealed_to_todays(manifest.generation):
+            problems.append(str(error))
+        sealed = f"Its catalogue is{_SEALED}"
     except AmandaError as error:  # which must not hide what is wrong with the files
         problems.append(f"what it holds could not be read back: {error}")
     unjudged = [reading.fault for reading in readings.values() if reading.fault]
@@ -269,6 +281,7 @@ def _generation(work, name):
         "dumps": len(readings),
         "good": len(readings) - len(failed) - len(unjudged),
         "unopened": sum(not reading.opened for reading in readings.values()),
+        "sealed": sum(bool(reading.sealed) for reading in readings.values()),
         "failed": failed,
         "tapes": len(manifest.tapes),
         "files": found["files"],
@@ -277,7 +290,9 @@ def _generation(work, name):
     }
     notes = [_AGAIN] if failed or problems else []
     notes += [] if opens else [f"Its catalogue and dumps could not be opened{_NO_IDENTITY}"]
-    return _told({**result, "opened": opens}, notes)
+    notes += [sealed] if sealed else []
+    notes += [f"{result['sealed']} dumps are{_SEALED}"] if result["sealed"] else []
+    return _told({**result, "opened": opens and not sealed}, notes)
 
 
 def _read_back(work, manifest, told, report):
@@ -289,9 +304,17 @@ def _read_back(work, manifest, told, report):
         told["of"] = len(dumps)
         for dump in dumps:
             where = (catalogue.source, catalogue.index, catalogue.user)
-            readings[dump] = amanda_verify.read_back(dump, *where, report=report)
+            reading = amanda_verify.read_back(dump, *where, report=report)
+            if reading.sealed and _own(dump):
+                reading = amanda_verify.Reading(False, reading.sealed)
+            readings[dump] = reading
             report(0, 1)
     return readings
+
+
+def _own(dump):
+    """Tell whether a dump was sealed to the key that this server has now."""
+    return amanda_encryption.sealed_to_todays(dump.timestamp)
 
 
 def _contradictions(mirror, config, copies):

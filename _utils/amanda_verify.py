@@ -18,7 +18,7 @@ import amanda_layout
 import amanda_listing
 import amanda_results
 import amanda_verified
-from amanda_errors import AmandaError, ServerError, unreadable
+from amanda_errors import AmandaError, SealedError, ServerError, unreadable
 from amanda_slots import Tapes, number
 from amanda_tapefile import TapeSource, take_header
 
@@ -47,6 +47,8 @@ class Scope:
     trial
         Called before a dump is called bad: raises :class:`~amanda_errors.AmandaError` if this
         server's own programs don't work.
+    own
+        Tells of a dump whether it was sealed to the key that this server has now.
     """
 
     dumps: tuple
@@ -58,6 +60,7 @@ class Scope:
     later: tuple = ()
     seconds: int = 0
     trial: Callable = lambda: None
+    own: Callable = lambda dump: False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +73,14 @@ class Reading:
         What its data proves to be wrong with it, "" if nothing.
     fault
         What this server could not do, "" if nothing: then nothing is known of the dump.
+    sealed
+        Why the key that there is doesn't open it, "" if it does, or none is to be there.
     """
 
     opened: bool
     problem: str = ""
     fault: str = ""
+    sealed: str = ""
 
 
 def read_back(dump, source, index, user=None, hashes=None, opens=True, report=None):
@@ -99,8 +105,14 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True, report=No
             amanda_dump.check_sealed(dump, source, hashes, report)
             return Reading(False)
         opening = amanda_dump.open_stream(dump, source, user=user, hashes=hashes, report=report)
-        with opening as stream:
-            differing = amanda_listing.compare(stream, names, user)
+        try:
+            with opening as stream:
+                differing = amanda_listing.compare(stream, names, user)
+        except SealedError as error:
+            opened = False
+            # A changed byte can look like another key: so all of them are compared.
+            amanda_dump.check_sealed(dump, source, hashes, report)
+            return Reading(False, sealed=str(error))
         if differing:
             raise AmandaError(f"{amanda_dump.describe(dump)} and its index differ: {differing}")
     except ServerError as error:
@@ -152,10 +164,11 @@ def verify(places, user, scope, record, progress, remedy=lambda label, written: 
     progress
         Called with a dict: ``dumps`` (done), ``of`` (all) and ``bytes`` read.
 
-    ``dumps``, ``good`` and ``unopened`` are numbers of dumps, and ``left`` that of those for which
-    there was no time; ``failed`` has an entry for each one that isn't good; ``problems`` says in
-    words what is wrong with files on tape, and what this server could not verify; ``tapes``,
-    ``files`` and ``bytes`` count what was looked at and read.
+    ``dumps``, ``good``, ``unopened`` and, of these, ``sealed`` to another key than the server's are
+    numbers of dumps, and ``left`` that of those for which there was no time; ``failed`` has an
+    entry for each one that isn't good; ``problems`` says in words what is wrong with files on tape,
+    and what this server could not verify; ``tapes``, ``files`` and ``bytes`` count what was looked
+    at and read.
     """
     tapes = _tapes(places, user, scope, remedy)
     work = _Work(places, user, scope, tapes, record, progress)
@@ -169,6 +182,7 @@ def verify(places, user, scope, record, progress, remedy=lambda label, written: 
         "dumps": done,
         "good": done - len(work.failed) - len(work.unjudged),
         "unopened": sum(not reading.opened for reading in work.readings.values()),
+        "sealed": sum(bool(reading.sealed) for reading in work.readings.values()),
         "left": left,
         "failed": [entry(dump, reason) for dump, reason in work.failed.items()],
         "tapes": len(scope.tapes),
@@ -230,16 +244,26 @@ class _Work:
         self.hashes.update(hashes)
         self.readings[dump] = reading
         proven = _problem(dump, self.tapes.bad)
-        fault = reading.fault or (reading.problem and not proven and self.own_fault())
+        problem = reading.problem or self.sealed(dump, reading)
+        fault = reading.fault or (problem and not proven and self.own_fault())
         if fault and not proven:
             self.unjudged[dump] = fault
         else:
-            reason = reading.problem or proven
+            reason = problem or proven
             if not reason:  # before the verdict: what has one is not read again
                 self.note(owners, hashes)
             self.judge(dump, reason)
         self.report(0, 1)
         self.save()
+
+    def sealed(self, dump, reading):
+        """Return what is wrong with a dump that is whole on tape, but sealed to another key."""
+        if not reading.sealed:
+            return ""
+        if self.scope.own(dump):
+            return reading.sealed
+        verdict = self.record.verdict(dump)  # what was seen once, with its key, still holds
+        return verdict.reason if verdict and verdict.opened else ""
 
     def own_fault(self):
         """Return why this server can't verify anything now, "" if it can."""
@@ -250,7 +274,9 @@ class _Work:
         return ""
 
     def judge(self, dump, reason):
-        self.record.judge(dump, amanda_results.now(), reason, self.readings[dump].opened)
+        known, opened = self.record.verdict(dump), self.readings[dump].opened
+        if opened or reason or not (known and known.good and known.opened):
+            self.record.judge(dump, amanda_results.now(), reason, opened)
         if reason:
             self.failed[dump] = reason
 

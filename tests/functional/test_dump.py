@@ -19,7 +19,7 @@ import amanda_platform
 import amanda_settings
 import pytest
 from amanda_dump import TapeSource, open_stream
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, SealedError, ServerError
 
 from tests.functional.local_amanda import USER, LocalAmanda
 from tests.unit import tapes
@@ -146,8 +146,11 @@ def test_a_key_that_does_not_fit_is_told_in_the_words_of_age(dumped, tmp_path):
     with changed(amanda_layout.AGE_IDENTITY) as identity:
         made = subprocess.run(["age-keygen"], capture_output=True, check=True)
         identity.write_bytes(made.stdout)
-        with pytest.raises(AmandaError, match="crypt-age failed with status 1: .*no identity"):
+        with pytest.raises(SealedError, match="no identity matched") as told:
             read(dumped, dump_of(dumped, "sealed"))
+    assert "it is sealed to other keys than what was tried" in str(told.value)
+    assert str(told.value).endswith("such as an offsite one: identity=/root/offsite.key")
+    assert "CRC" not in str(told.value) and "expanded" not in str(told.value)
 
 
 def test_the_filters_run_as_the_dump_user(dumped):
@@ -155,8 +158,9 @@ def test_the_filters_run_as_the_dump_user(dumped):
     owner = identity.stat()
     os.chown(identity, 0, 0)
     try:
-        with pytest.raises(AmandaError, match="not readable by backup"):
+        with pytest.raises(ServerError, match="not readable by backup") as told:
             read(dumped, dump_of(dumped, "sealed"))
+        assert "CRC" not in str(told.value) and "expanded" not in str(told.value)
     finally:
         os.chown(identity, owner.st_uid, owner.st_gid)
 

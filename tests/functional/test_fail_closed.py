@@ -114,12 +114,12 @@ FAULTS = {
     "the recipients are missing": (
         "age",
         lambda: hidden(amanda_layout.AGE_RECIPIENTS),
-        f"{amanda_layout.AGE_RECIPIENTS} is missing or empty. If a key is lost, bring its copy back",
+        f"{amanda_layout.AGE_RECIPIENTS} is missing or empty. If a key is lost",
     ),
     "age is not installed": (
         "age",
         lambda: hidden(program("age")),
-        "age is not installed. If a key is lost, bring its copy back; if not, apply the state backup",
+        "age is not installed. If a key is lost, bring its copy back; if not, apply the state",
     ),
     "the filter is missing": ("age", lambda: hidden(CRYPT_AGE), f"{CRYPT_AGE}: No such file"),
     "the key is missing": ("amcrypt", lambda: hidden(KEY), f"{KEY} is missing or empty"),

@@ -562,6 +562,11 @@ def test_a_fresh_server_awaits_its_rebuild_as_long_as_the_mirror_holds_dumps(fre
     assert "holds 2 generations of it" in said
     assert "amanda.rebuild identity=FILE" in said
     assert "amanda.backup daily" in said
+    amcrypt = dataclasses.replace(fresh.settings.encryption, method="amcrypt")
+    settings = dataclasses.replace(fresh.settings, encryption=amcrypt)
+    said_of_amcrypt = amanda_fresh.awaited(settings, "daily", platform)
+    assert "identity=" not in said_of_amcrypt
+    assert f"{platform.home}/.gnupg/am_key.gpg in the place of this one's" in said_of_amcrypt
     (check,) = [step for step in fresh.run("check")["steps"] if step["step"] == "check"]
     assert check["server"] == [said]
     MIRROR.rename(MIRROR.with_suffix(".away"))

@@ -15,6 +15,7 @@ import amanda_catalogue
 import amanda_command
 import amanda_encryption
 import amanda_fleet
+import amanda_generations
 import amanda_identity
 import amanda_layout
 import amanda_restore
@@ -645,3 +646,43 @@ def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_resto
         "tapes",
         "tapes.sha256",
     ]
+
+
+def test_a_lost_key_stops_everything_and_a_new_one_makes_full_dumps_and_old_ones_keep_their_name(
+    fleet,
+):
+    data = directory("data")
+    fleet.client("web1", [data])
+    mirror = ROOT / "mirror"
+    mirror.mkdir(mode=0o700)
+    shutil.chown(mirror, "nobody")
+    offsite = amanda_age.public_key(*amanda_age.identities(amanda_age.new_identity(), ""))
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
+    fleet.pillar["encryption"] = {"recipients": [offsite]}
+    encryption = fleet.settings.encryption
+    amanda_encryption.ensure(encryption, fleet.platform)
+    assert fleet.run("backup_and_mirror")["success"]
+    amanda_layout.AGE_IDENTITY.unlink()
+    with pytest.raises(AmandaError, match="Bring its copy back"):
+        amanda_encryption.ensure(encryption, fleet.platform, dumped=True)
+    lost = fleet.run("backup_and_mirror")
+    assert "If a key is lost, bring its copy back" in steps(lost)["canary"]["message"]
+    assert steps(lost)["dump"]["skipped"]
+    amanda_layout.NEW_KEY.touch()
+    amanda_encryption.ensure(encryption, fleet.platform, dumped=True)
+    result = fleet.run("backup_and_mirror")
+    assert result["success"], result
+    assert [entry["level"] for entry in dles(result).values()] == [0]
+    assert [entry["level"] for entry in dles(fleet.run("backup")).values()] == [1]
+    result = fleet.run("verify")
+    assert result["success"], result
+    told = steps(result)["verify"]
+    assert (told["dumps"], told["good"], told["unopened"], told["sealed"]) == (3, 3, 1, 1)
+    assert "1 dumps are sealed to another key than this server's" in told["message"]
+    record = amanda_verified.read("daily")
+    for dump in amanda_catalogue.read(fleet.places):
+        assert (record.verdict(dump).good, record.verdict(dump).opened) == (True, True)
+    answer = steps(fleet.run("mirror"))["mirror"]
+    assert answer["success"], answer
+    manifest = amanda_generations.load(fleet.settings.mirror, "daily")
+    assert set(manifest.fulls) == {("web1", data)}

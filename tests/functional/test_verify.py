@@ -15,6 +15,7 @@ import time
 import types
 from pathlib import Path
 
+import amanda_age
 import amanda_catalogue
 import amanda_dump
 import amanda_encryption
@@ -30,6 +31,7 @@ import pytest
 from amanda_errors import AmandaError, ArgumentError
 
 from tests.functional.local_amanda import USER, LocalAmanda
+from tests.functional.test_encryption import replaced
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 FILTERS = Path(__file__).parents[2] / "salt" / "backup" / "files"
@@ -511,6 +513,73 @@ def test_without_an_identity_what_is_on_tape_is_compared_and_said_not_to_be_open
         kept.rename(amanda_layout.AGE_IDENTITY)
         site.encryption = amanda_settings.Encryption("age", ())
     assert site.verify()["unopened"] == 0
+
+
+@contextlib.contextmanager
+def another_key():
+    """Let the server have another key than all dumps are sealed to, made a day before them."""
+    with (
+        replaced(amanda_layout.AGE_IDENTITY, amanda_age.new_identity()),
+        replaced(amanda_layout.AGE_RECIPIENTS, b""),
+    ):
+        (key,) = amanda_encryption.recipients(amanda_settings.Encryption("age", ()))
+        amanda_layout.AGE_RECIPIENTS.write_text(f"{key}\n")
+        future = time.time() + 9 * 86400  # the dumps' clock was ahead
+        os.utime(amanda_layout.AGE_RECIPIENTS, (future, future))
+        yield
+
+
+def test_what_is_sealed_to_a_key_of_before_is_compared_as_it_is_and_keeps_its_good_name(site):
+    sealed = [dump for dump in site.dumps if (dump.disk, dump.status) == (f"{SOURCE}/sealed", "OK")]
+    path = site.path(sealed[0].parts[0])
+    stanza = 8 * (HEADER + 30)  # of age's header: who changes it makes it look like another key's
+    with another_key():
+        result = site.verify()
+        assert result["success"], result
+        assert result["good"] == result["dumps"]
+        assert result["unopened"] == result["sealed"] == len(sealed)
+        assert f"{len(sealed)} dumps are sealed to another key than this" in result["message"]
+        assert "identity=/root/offsite.key" in result["message"]
+        verdict = amanda_verified.read("verify").verdict(sealed[0])
+        assert (verdict.good, verdict.opened) == (True, True), "it was opened once"
+        for bit in (stanza, data(path)):
+            with flipped(path, bit):
+                (failed,) = site.verify()["failed"]
+                assert failed["timestamp"] == sealed[0].timestamp
+        site.forget()
+        for bit in (stanza, data(path)):
+            with flipped(path, bit):
+                assert "on tape it has" in told(site.verify())
+        assert site.verify()["success"]
+        verdict = amanda_verified.read("verify").verdict(sealed[0])
+        assert (verdict.good, verdict.opened) == (True, False)
+    assert site.verify()["sealed"] == 0
+
+
+def test_a_dump_that_was_bad_when_it_could_be_opened_is_not_good_because_it_can_not(site):
+    record = amanda_verified.read("verify")
+    dump = site.dump("sealed")
+    record.judge(dump, "2026-01-01T00:00:00Z", "decrypted it has another CRC")
+    amanda_verified.write("verify", record)
+    with another_key():
+        assert "decrypted it has another CRC" in told(site.verify())
+
+
+def test_a_dump_that_todays_key_should_open_and_does_not_is_bad(site):
+    with another_key():
+        os.utime(amanda_layout.AGE_RECIPIENTS, (0, 0))
+        result = site.verify()
+    assert "it is sealed to other keys than what was tried" in told(result)
+    assert {entry["disk"] for entry in result["failed"]} == {f"{SOURCE}/sealed"}
+    assert "on tape it has" not in told(result)
+
+
+def test_a_generation_whose_key_this_server_has_no_more_is_compared_as_it_is(site):
+    with another_key():
+        result = site.verify(source="mirror")
+        assert result["success"], result
+        assert result["opened"] is False
+        assert "Its catalogue is sealed to another key than this server's" in result["message"]
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])

@@ -20,6 +20,7 @@ import amanda_layout
 import amanda_mirror_user
 import amanda_pruning
 import amanda_tapes
+import amanda_verified
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_errors import AmandaError, ArgumentError
@@ -558,6 +559,27 @@ def test_a_long_pause_and_another_server_are_unusual(site):
     assert "Check the clock" in amanda_pruning.unusual(late, [old], 30)[0]
     other = dataclasses.replace(old, server="elsewhere")
     assert "own mirror directory" in amanda_pruning.unusual(other, [old], 30)[0]
+
+
+def test_a_generation_that_restores_less_than_one_before_says_so(site):
+    good = [dump(disk, "20250101010000", 0, "OK", "daily-0001") for disk in ("/etc", "/home")]
+    when = ("daily-0001", "20250101010000")
+    first = site.mirror(dumps=good)
+    assert not any("can't restore" in warning for warning in first["warnings"])
+    record = amanda_verified.Record()
+    for full, reason in zip(good, ("", "bad"), strict=True):
+        record.judge(full, "2025-01-01T02:00:00Z", reason)
+    manifest = amanda_generations.load(site.settings, "daily")
+    assert amanda_pruning.unrestorable(manifest, [manifest], good) == []
+    lost = dataclasses.replace(manifest, fulls={"web1 /etc": (when,)})
+    (warning,) = amanda_pruning.unrestorable(lost, [manifest, lost], good)
+    assert f"can't restore web1 /home (generation {first['generation']} can): no full" in warning
+    nothing = dataclasses.replace(manifest, fulls={})
+    (warning,) = amanda_pruning.unrestorable(nothing, [], good)
+    assert "can't restore web1 /etc, web1 /home: no full" in warning
+    assert amanda_pruning.unrestorable(nothing, [], []) == []
+    warnings = site.mirror(dumps=good, record=record)["warnings"]
+    assert any("can't restore web1 /home (generation" in warning for warning in warnings)
 
 
 def test_a_burst_of_new_data_is_unusual(site):

@@ -338,6 +338,12 @@ def test_a_mirror_with_a_recipient_is_kept_for_thirty_days():
     assert settings.mirror == amanda_settings.Mirror("mirror", "/mirror", 30)
 
 
+def test_a_mirror_takes_offsite_recipients_with_age_and_none_with_amcrypt_which_has_none():
+    mirror = {"user": "copier", "directory": "/mirror"}
+    assert "age-keygen" in str(fault(mirror=mirror))
+    assert parse(mirror=mirror, encryption={"method": "amcrypt"}).mirror.user == "copier"
+
+
 def test_amcrypt_goes_with_gzip_since_zstd_could_not_be_read_back():
     assert parse(encryption={"method": "amcrypt"}).compress == "gzip"
     assert parse().compress == "zstd"
