@@ -24,23 +24,24 @@ def made(generation):
     return moment.replace(tzinfo=datetime.timezone.utc)
 
 
-def parse(config, found):
-    """Return the :class:`amanda_manifest.Manifest` of a generation, as :func:`texts` found it.
-
-    Raises :class:`~amanda_errors.AmandaError` naming the generation if its manifest is missing,
-    was changed, or can't be believed.
-    """
-    where = f"generation {found['name']} of {config}"
+def misdated(generation):
+    """Return why no generation can have been made at the time of this name, in words, or None."""
     try:
-        made(found["name"])
+        moment = made(generation)
     except ValueError:
-        raise AmandaError(f"{where}: that is no time") from None
-    if found["manifest"] is None or found["sum"] is None:
-        raise AmandaError(f"{where}: {MANIFEST} or {MANIFEST_SUM} is missing or can't be read")
-    if found["sum"] != f"{amanda_manifest.digest(found['manifest'])}  {MANIFEST}\n":
-        raise AmandaError(f"{where}: {MANIFEST} or {MANIFEST_SUM} was changed")
-    return amanda_manifest.decode(found["manifest"], config, found["name"])
+        return "its name is no time"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if moment > now + _AHEAD:
+        return f"its name is a time yet to come, by this server's clock ({now:%Y-%m-%d %H:%M} UTC)"
+    return None
 
+
+def timely(names):
+    """Return those *names* of generations that are not :func:`misdated`."""
+    return [name for name in names if misdated(name) is None]
+
+
+_AHEAD = datetime.timedelta(days=1)  # how far another server's clock may be ahead
 
 _ANSWER = 30  # seconds that the mirror may take to answer a first question
 
@@ -62,20 +63,42 @@ def names(mirror, config):
         raise _unreadable(mirror, error) from None
 
 
-def texts(mirror, config, name):
-    """Return what a generation says of itself, for :func:`parse`.
+def each(mirror, config, names, use):
+    """Call ``use(name, manifest, problem)`` for each generation, in the order of *names*.
 
-    name
-        One of :func:`names`.
+    names
+        Some of those that :func:`names` returned.
+    use
+        Gets the :class:`amanda_manifest.Manifest`, None if it can't be believed, and what is wrong,
+        in words, or None. One manifest is held at a time, since they are large.
     """
+
+    def take(found):
+        manifest, problem = None, found["problem"] and _told(config, found["name"], found)
+        try:
+            if problem is None:
+                manifest = amanda_manifest.decode(found["manifest"], config, found["name"])
+        except AmandaError as error:
+            problem = str(error)
+        if problem is None and (why := misdated(found["name"])):
+            problem = f"generation {found['name']} of {config}: {why}"
+        use(found["name"], manifest, problem)
+
+    where = (str(mirror.directory), config, list(names))
     try:
-        return ask(mirror, amanda_mirror_user.generation, str(mirror.directory), config, name)
+        ask(mirror, amanda_mirror_user.generations, *where, progress=take)
     except OSError as error:
         raise _unreadable(mirror, error) from None
 
 
+def _told(config, name, found):
+    return f"generation {name} of {config}: {found['problem']}"
+
+
 def _unreadable(mirror, error):
-    return AmandaError(f"the mirror can't be read as {mirror.user}: {error}")
+    what = repr(error.filename) if error.filename else mirror.directory
+    why = amanda_mirror_user.unread(error)
+    return AmandaError(f"the mirror can't be read as {mirror.user}: {what} {why}")
 
 
 def _no_generation(mirror, config):
@@ -92,19 +115,19 @@ def generations(mirror, config):
     (numbers), ``bytes``, and ``problem``: why it can't be used, in words, else None.
     """
     rows = []
-    for name in names(mirror, config):
-        row = {"generation": name, "made": None, "run": None, "problem": None}
-        found = texts(mirror, config, name)
-        try:
-            manifest = parse(config, found)
-            row["made"] = made(manifest.generation).isoformat()
+
+    def add(name, manifest, problem):
+        row = {"generation": name, "made": None, "run": None, "problem": problem}
+        row.update(tapes=None, files=None, bytes=None)
+        if manifest and not problem:
+            row["made"] = made(name).isoformat()
             row["run"] = manifest.run
             row["tapes"] = len(manifest.tapes)
             row["files"] = sum(len(copy.files) for copy in manifest.tapes)
             row["bytes"] = manifest.size
-        except AmandaError as error:
-            row.update(tapes=None, files=None, bytes=None, problem=str(error))
         rows.append(row)
+
+    each(mirror, config, names(mirror, config), add)
     return rows
 
 
@@ -112,17 +135,38 @@ def load(mirror, config, generation=None):
     """Return the :class:`amanda_manifest.Manifest` of one generation; None is the newest.
 
     Raises :class:`~amanda_errors.ArgumentError` if there is no such generation, and
-    :class:`~amanda_errors.AmandaError` if it can't be believed.
+    :class:`~amanda_errors.AmandaError`, with the name of the one before, if it can't be believed.
     """
     there = names(mirror, config)
     if not there:
         raise _no_generation(mirror, config)
-    generation = generation or there[-1]
-    if generation not in there:
+    asked = generation or max(timely(there), default=there[-1])
+    if asked not in there:
         raise ArgumentError(
-            f"the mirror has no generation {generation} of {config}; it has {', '.join(there)}"
+            f"the mirror has no generation {asked} of {config}; it has {_some(there)}"
         )
-    return parse(config, texts(mirror, config, generation))
+    found = []
+    each(mirror, config, [asked], lambda *row: found.append(row))
+    ((_, manifest, problem),) = found
+    if manifest is None or (problem and not generation):
+        raise AmandaError(f"{problem}{before(mirror, config, asked)}")
+    return manifest
+
+
+def before(mirror, config, generation):
+    """Return where to go on if a generation is damaged, in words."""
+    older = [name for name in timely(names(mirror, config)) if name < generation]
+    if not older:
+        return ""
+    return f". If it is damaged, take the one before: config={config} generation={older[-1]}"
+
+
+def _some(there):
+    more = f"{len(there)}, the last are " if len(there) > _SHOWN else ""
+    return more + ", ".join(there[-_SHOWN:])
+
+
+_SHOWN = 20  # names of generations in a message
 
 
 def check_generation(mirror, config, generation=None, hashes=False, progress=None):
@@ -135,8 +179,8 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
     progress
         Called with the number of bytes read since the last call.
 
-    Returns ``generation``, ``files``, ``bytes`` and ``problems``: each missing, changed or foreign
-    file, named, in words.
+    Returns ``generation``, ``files``, ``bytes``, ``copies`` (what tapes it needs) and ``problems``:
+    each missing, changed or foreign file, named, in words.
     """
     manifest = load(mirror, config, generation)
     expected = _Expected(mirror)
@@ -145,7 +189,8 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
         "generation": manifest.generation,
         "files": expected.files,
         "bytes": expected.bytes,
-        "problems": expected.audit(hashes, progress),
+        "problems": bounded(expected.audit(hashes, progress)),
+        "copies": list(manifest.tapes),
     }
 
 
@@ -155,21 +200,26 @@ def check(mirror, config, hashes=False, progress=None):
     hashes, progress
         As for :func:`check_generation`.
 
-    Returns ``generations`` (how many could be read), ``files``, ``bytes``, ``problems``, in which
-    is also what no generation needs, and ``copies``: each :class:`amanda_manifest.TapeCopy` that
+    Returns ``generations`` (how many could be read), ``newest`` (of those nothing is wrong with, or
+    None), ``files``, ``bytes``, ``problems``, in which is also what no generation needs (the first
+    thousand), and ``copies``: each :class:`amanda_manifest.TapeCopy` that
     any generation needs. Raises :class:`~amanda_errors.ArgumentError` if there is no generation at
     all, and :class:`~amanda_errors.AmandaError` if the mirror can't be read or doesn't answer.
     """
     there = names(mirror, config)
     if not there:
         raise _no_generation(mirror, config)
-    expected, problems = _Expected(mirror), []
-    for name in there:
-        found = texts(mirror, config, name)
-        try:
-            expected.add(parse(config, found))
-        except AmandaError as error:
-            problems.append(str(error))
+    expected, problems, good = _Expected(mirror), [], []
+
+    def add(name, manifest, problem):
+        if manifest:
+            expected.add(manifest)
+        if problem:
+            problems.append(f"{problem}. {remedy(mirror, config, [name])}")
+        else:
+            good.append(name)
+
+    each(mirror, config, there, add)
     where = (str(mirror.directory), config, list(expected.copies))
     try:
         problems += ask(mirror, amanda_mirror_user.strangers, *where)
@@ -178,11 +228,26 @@ def check(mirror, config, hashes=False, progress=None):
         raise _unreadable(mirror, error) from None
     return {
         "generations": expected.generations,
+        "newest": max(good, default=None),
         "files": expected.files,
         "bytes": expected.bytes,
-        "problems": problems,
+        "problems": bounded(problems),
         "copies": list(expected.copies.values()),
     }
+
+
+def remedy(mirror, config, names):
+    """Return what to do about generations that can't be believed, in words."""
+    where = Path(mirror.directory, config, GENERATIONS)
+    which = ", ".join(repr(str(where / name)) for name in names)
+    return f"Look at it; if nobody needs it, remove {which}, as {mirror.user}"
+
+
+def bounded(problems, most=1000):
+    """Return the first *most* of some texts; the last one tells how many more there are."""
+    if len(problems) <= most:
+        return list(problems)
+    return [*problems[:most], f"and {len(problems) - most} more"]
 
 
 class _Expected:
@@ -286,7 +351,7 @@ def open_tape_file(mirror, config, part):
     try:
         found, opened = ask(mirror, _open_only, *argument, hands_over=True)
     except OSError as error:
-        raise AmandaError(f"the mirror can't be read: {directory}: {error.strerror}") from None
+        raise _unreadable(mirror, error) from None
     if found == 1:
         return os.fdopen(opened[0], "rb", buffering=0)
     raise AmandaError(

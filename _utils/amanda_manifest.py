@@ -219,7 +219,8 @@ def _name(pattern, value):
 
 
 def _size(value):
-    _must(_typed(value, int) >= 0 and not isinstance(value, bool), f"{value!r} is no size")
+    sane = not isinstance(value, bool) and 0 <= _typed(value, int) < 1 << 63
+    _must(sane, f"{value!r:.100} is no size")
     return value
 
 

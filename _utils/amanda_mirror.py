@@ -6,7 +6,6 @@ changed; a new generation counts from the moment its directory, manifest and all
 :mod:`amanda_manifest` says what stands where, :mod:`amanda_generations` reads it back.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import os
@@ -39,6 +38,8 @@ from amanda_manifest import (
 )
 from amanda_pruning import keep, last_fulls, unrestorable, unusual
 from amanda_rights import MOST_FILES, as_user, hand_over
+
+_SHOWN = 5  # generations in a message
 
 _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
@@ -88,6 +89,7 @@ def mirror(
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
     ``differing`` has those of which the mirror's copy isn't what is on the disk; it stays. It also
     has those that were copied and aren't what was verified: the manifest has the hash that was.
+    ``damaged`` has the first generations that can't be believed; they stay, and pause pruning.
     Raises :class:`~amanda_errors.AmandaError` if the disk lacks all tapes, or if the mirror can't
     be used or written, or doesn't answer; no earlier generation has changed then.
     """
@@ -114,6 +116,7 @@ def mirror(
         "copied_bytes": manifest.new_bytes,
         "lacking": [label for label, _ in lacking],
         "differing": session.differing,
+        "damaged": session.damaged[:_SHOWN],
         "pruned": pruned,
         "warnings": session.warnings,
         "seconds": round(time.monotonic() - started, 3),
@@ -136,22 +139,38 @@ class _Session:
         held = self._there(amanda_mirror_user.survey, self.directory, config)
         self.free = held["free"]
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
-        self.made = []
-        self.manifests = []
-        for name in amanda_generations.names(settings, config):
-            with contextlib.suppress(ValueError):
-                self.made.append(amanda_generations.made(name))
-            found = amanda_generations.texts(settings, config, name)
-            try:
-                manifest = amanda_generations.parse(config, found)
-                self.manifests.append(dataclasses.replace(manifest, source=""))  # it is large
-            except AmandaError as error:
-                self.doubt(f"{error}. It is left as it is")
+        self.names = amanda_generations.names(settings, config)
+        self.manifests, self.damaged = [], []
+        self._read_generations()
         self.known = {copy.key: copy for old in self.manifests for copy in old.tapes}
         if self.record.incomplete:
             self.doubt(
                 "what was verified is not all known again since its record was lost, so nothing "
                 "is removed from the mirror"
+            )
+
+    def _read_generations(self):
+        """Take in what earlier generations say; what can't be believed is left as it is, and told.
+
+        Neither the name of the new one nor its measure comes from those.
+        """
+        problems = []
+
+        def add(name, manifest, problem):
+            if problem:
+                self.damaged.append(name)
+                problems.append(problem)
+            else:
+                self.manifests.append(dataclasses.replace(manifest, source=""))  # it is large
+
+        amanda_generations.each(self.settings, self.config, self.names, add)
+        if problems:
+            more = len(problems) - _SHOWN
+            told = "; ".join(problems[:_SHOWN]) + (f" (and {more} more)" if more > 0 else "")
+            what = amanda_generations.remedy(self.settings, self.config, self.damaged[:_SHOWN])
+            self.doubt(
+                f"{told}. {what}. Until then each mirror of {self.config} fails, and nothing is "
+                "removed from the mirror"
             )
 
     def doubt(self, warning):
@@ -341,6 +360,12 @@ class _Session:
         )
         manifest = dataclasses.replace(manifest, standing=self._standing(manifest, accept))
         text = amanda_manifest.encode(manifest)
+        if len(text) > amanda_mirror_user.MOST_TEXT:
+            raise AmandaError(
+                f"the manifest of a new generation of {self.config} has {len(text)} bytes, where "
+                f"{amanda_mirror_user.MOST_TEXT} are the most: keep fewer tapes, or spread what is "
+                "dumped over more configs (backup:configs in the pillar)"
+            )
         listed = f"{amanda_manifest.digest(text)}  {MANIFEST}\n"
         texts = [[SHEET, sheet], [MANIFEST, text], [MANIFEST_SUM, listed]]
         self._there(amanda_mirror_user.finish, partial, str(final), texts)
@@ -401,11 +426,14 @@ class _Session:
             ) from error
 
     def _name(self):
-        """Return the new generation's name: now, but always after the newest there is."""
-        now = datetime.datetime.now(datetime.timezone.utc)
-        if self.made:
-            now = max(now, self.made[-1] + datetime.timedelta(seconds=1))
-        return now.strftime("%Y%m%dT%H%M%SZ")
+        """Return the new generation's name: now, but after the newest that is believed."""
+        second = datetime.timedelta(seconds=1)
+        moment = datetime.datetime.now(datetime.timezone.utc)
+        if self.manifests:
+            moment = max(moment, amanda_generations.made(self.manifests[-1].generation) + second)
+        while (name := moment.strftime("%Y%m%dT%H%M%SZ")) in self.names:
+            moment += second
+        return name
 
     def prune(self, manifest):
         """Remove what no kept generation needs; return the names of what went, and why none did."""

@@ -33,8 +33,14 @@ from amanda_tapefile import HEADER_SIZE
 PATIENCE = 600
 """Seconds that the mirror may take for a single piece of work, a few megabytes at most."""
 
-_MOST_TEXT = 1 << 30
-"""Bytes; a manifest of some five million files. Whoever writes the mirror might write more."""
+MOST_TEXT = 64 << 20
+"""Bytes of a manifest, of some 390,000 tape files. Whoever writes the mirror might write more."""
+
+_MOST_SUM = 200  # bytes of a manifest's SHA-256
+
+_KIND = {errno.ENOENT: "is missing", errno.ELOOP: "is a link"} | dict.fromkeys(
+    (errno.EINVAL, errno.ENXIO, errno.EISDIR), "is no regular file"
+)
 
 _PARTS = re.compile(f"{TAPES}|{GENERATIONS}")
 
@@ -63,6 +69,11 @@ def ask(mirror, function, *arguments, patience=None, **options):
         ) from None
 
 
+def unread(error):
+    """Return why a file of the mirror could not be read, in words that follow its name."""
+    return _KIND.get(error.errno) or f"can't be read: {error.strerror}"
+
+
 # --- as the mirror's user ---
 
 
@@ -72,15 +83,35 @@ def prepare(directory, config):
     Raises :class:`~amanda_errors.AmandaError` in words if *directory* can't be used.
     """
     check_usable(directory)
-    top = Path(directory, config)
+    top = _top(directory, config)
     for path in (top, top / TAPES, top / GENERATIONS):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
             sync(path.parent)
-    leftovers = [*(top / TAPES).glob(f"*/*{PARTIAL}"), *(top / GENERATIONS).glob(f"*{PARTIAL}")]
-    for path in leftovers:
-        discard(path)
-    return len(leftovers)
+    labels = [path for path in (top / TAPES).iterdir() if LABEL.fullmatch(path.name)]
+    for path in labels:
+        _no_link(path)
+    labels = [path for path in labels if path.is_dir()]
+    for parent in (*labels, top / GENERATIONS):
+        for path in parent.glob(f"*{PARTIAL}"):
+            discard(path)
+
+
+def _top(directory, config):
+    """Return where *config* is on the mirror; nothing below the mirror's directory is a link."""
+    top = Path(directory, config)
+    for path in (top, top / TAPES, top / GENERATIONS):
+        _no_link(path)
+    return top
+
+
+def _no_link(path):
+    if path.is_symlink():
+        raise AmandaError(
+            f"{str(path)!r} on the mirror is a link, and no link is followed there. Put the "
+            "directory itself in its place; or, if nobody needs what it leads to, remove the link, "
+            f"as the mirror's user (uid {os.geteuid()})"
+        )
 
 
 def check_usable(directory):
@@ -112,7 +143,7 @@ def survey(directory, config):
     ``free`` is what may still be written, in bytes; ``tapes`` has a dict for each copy of a tape:
     ``label``, ``written`` and ``files`` (pairs of name and size, None for what is no file).
     """
-    top = Path(directory, config)
+    top = _top(directory, config)
     status = os.statvfs(directory)
     return {
         "free": status.f_bavail * status.f_frsize,
@@ -124,13 +155,28 @@ def survey(directory, config):
     }
 
 
-def generation(directory, config, name):
-    """Return what a generation says of itself: ``name``, ``manifest`` and ``sum``, texts or None.
+def generations(directory, config, names, report):
+    """Report what each generation of *names* says of itself, one after the other: a dict.
 
-    None is what is missing or can't be read.
+    It has ``name``, ``manifest`` (the text), and ``problem``: why there is none, in words, or None.
     """
-    top = Path(directory, config, GENERATIONS, name)
-    return {"name": name, "manifest": _text(top / MANIFEST), "sum": _text(top / MANIFEST_SUM)}
+    for name in names:
+        top = Path(directory, config, GENERATIONS, name)
+        found = {"name": name, "manifest": None, "problem": None}
+        try:
+            found["manifest"] = _manifest(top)
+        except (AmandaError, UnicodeDecodeError) as error:
+            found["problem"] = str(error)
+        report(found)
+
+
+def _manifest(top):
+    """Return the text of a manifest, once it agrees with its sum: before that nobody decodes it."""
+    listed = _content(top / MANIFEST_SUM, _MOST_SUM)
+    data = _content(top / MANIFEST, MOST_TEXT)
+    if listed != f"{hashlib.sha256(data).hexdigest()}  {MANIFEST}\n".encode():
+        raise AmandaError(f"{MANIFEST} or {MANIFEST_SUM} was changed")
+    return data.decode()
 
 
 def generation_names(directory, config):
@@ -139,7 +185,7 @@ def generation_names(directory, config):
     Raises :class:`OSError` if *directory* can't be read.
     """
     os.listdir(directory)
-    return [path.name for path in _entries(Path(directory, config, GENERATIONS), GENERATION)]
+    return [path.name for path in _entries(_top(directory, config) / GENERATIONS, GENERATION)]
 
 
 def _entries(directory, pattern):
@@ -161,14 +207,16 @@ def _size(entry):
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _text(path):
-    """Return the text of a file, or None if there is none that can be read."""
+def _content(path, most):
+    """Return the bytes of a file that has no more than *most*; AmandaError says why not."""
     try:
         with open_regular(path) as stream:
-            text = stream.read(_MOST_TEXT + 1)
-        return text.decode() if len(text) <= _MOST_TEXT else None
-    except (OSError, UnicodeDecodeError):
-        return None
+            size = os.fstat(stream.fileno()).st_size
+            if size > most:
+                raise AmandaError(f"{path.name} has {size} bytes, where {most} are the most")
+            return stream.read(size)
+    except OSError as error:
+        raise AmandaError(f"{path.name} {unread(error)}") from None
 
 
 def write(path, text):
@@ -192,12 +240,12 @@ def finish(partial, final, texts, replace=False):
         write(Path(partial, name), text)
     sync(partial)
     final = Path(final)
-    damaged = _set_aside(final) if replace and final.exists() else None
+    damaged = _set_aside(final) if replace and os.path.lexists(final) else None
     Path(partial).rename(final)
     sync(final.parent)
     sync(final.parent.parent)
     if damaged:
-        shutil.rmtree(damaged)
+        discard(damaged)
 
 
 def remove(path):
@@ -226,7 +274,7 @@ def prune(directory, config, generations, tapes):
 def discard(path):
     """Remove something partial, whatever it is."""
     path = Path(path)
-    if path.is_dir() and not path.is_symlink():
+    if not path.is_symlink() and path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
@@ -258,7 +306,7 @@ def audit(directories, hashes, report):
         try:
             found = dict(listing(directory))
         except OSError as error:
-            problems.append(f"{str(directory)!r} can't be read: {error.strerror}")
+            problems.append(f"{str(directory)!r} {unread(error)}")
             continue
         for name, size, sha256 in expected:
             problem = _audit_file(
@@ -277,13 +325,15 @@ def audit(directories, hashes, report):
 def _audit_file(path, there, found, size, sha256, report):
     if not there:
         return f"{str(path)!r} is missing"
+    if found is None:
+        return f"{str(path)!r} is no regular file"
     if found != size:
         return f"{str(path)!r} has {found} bytes instead of {size}"
     try:
         if sha256 and hash_file(path, report) != sha256:
             return f"{str(path)!r} has changed: its SHA-256 is another"
     except OSError as error:
-        return f"{str(path)!r} can't be read: {error.strerror}"
+        return f"{str(path)!r} {unread(error)}"
     return None
 
 
@@ -314,7 +364,10 @@ def pour(path, pipe, report):
 
 def read_sums_file(directory):
     """Return the text of a tape copy's SHA256SUMS, or None."""
-    return _text(Path(directory, SUMS))
+    try:
+        return _content(Path(directory, SUMS), MOST_TEXT).decode()
+    except (AmandaError, UnicodeDecodeError):
+        return None
 
 
 def heads(top, paths, report):
@@ -371,15 +424,16 @@ def _apart(parent, pattern):
         ours = [path for path in paths if _ours(path, pattern)]
     except OSError as error:
         return [], [f"{str(parent)!r} can't be read: {error.strerror}"]
+    known = set(ours)
     ends = PARTIAL if pattern in (WRITTEN, GENERATION) else "/"  # as prepare looks for them
     return ours, [
         f"{str(path)!r} is unfinished; the next mirror removes it"
         if path.name.endswith(ends)
         else f"{str(path)!r} doesn't belong there"
         for path in paths
-        if path not in ours
+        if path not in known
     ]
 
 
 def _ours(path, pattern):
-    return pattern.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
+    return pattern.fullmatch(path.name) is not None and not path.is_symlink() and path.is_dir()

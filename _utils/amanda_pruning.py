@@ -91,6 +91,7 @@ def unusual(new, before, days):
     """
     accepted = [at for at, old in enumerate(before) if old.standing == "accepted"]
     before = before[accepted[-1] if accepted else 0 :]
+    doubtful = [old for old in before if old.standing == "doubtful"]
     before = [old for old in before if old.standing != "doubtful"]
     if not before:
         return []
@@ -112,8 +113,10 @@ def unusual(new, before, days):
         if new.size > usual * UNUSUAL or new.size * SHRUNK < usual:
             warnings.append(f"this generation has {new.size} bytes, where {usual:.0f} are usual")
         most = max(old.new_bytes for old in before)
-        if new.new_bytes > most * UNUSUAL:
-            warnings.append(
-                f"this generation adds {new.new_bytes} bytes, where {most} were the most so far"
-            )
+        for each in (*doubtful, new):  # what one added stays unusual after it
+            if each.new_bytes > most * UNUSUAL:
+                which = "this generation" if each is new else f"generation {each.generation}"
+                warnings.append(
+                    f"{which} adds {each.new_bytes} bytes, where {most} were the most so far"
+                )
     return warnings

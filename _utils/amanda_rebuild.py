@@ -32,6 +32,7 @@ import amanda_terms
 import amanda_verified
 from amanda_errors import AmandaError, ArgumentError
 from amanda_fresh import UNFINISHED
+from amanda_generations import timely
 from amanda_rights import as_user
 from amanda_tapes_back import TapesBack, remove, swap
 
@@ -63,7 +64,7 @@ def configs(settings, config=None, generation=None):
         )
     if generation and len(names) > 1:
         raise ArgumentError(f"a generation is one config's: add config=, one of {', '.join(names)}")
-    return sorted(names, key=lambda name: found[name][-1], reverse=True)
+    return sorted(names, key=lambda name: max(timely(found[name]), default=""), reverse=True)
 
 
 def rebuild(work):
@@ -85,8 +86,8 @@ def rebuild(work):
     mirror = work.settings.mirror
     if mirror is None:
         raise AmandaError(_NO_MIRROR)
-    amanda_generations.names(mirror, work.config.name)  # does it answer at all?
-    manifest = _load(work)
+    asked = work.options.get("generation")
+    manifest = amanda_generations.load(mirror, work.config.name, asked)
     if not manifest.tapes:
         raise AmandaError(
             f"generation {manifest.generation} of {manifest.config} on the mirror has no tape: "
@@ -107,31 +108,13 @@ def rebuild(work):
 def _check_standing(work, manifest):
     """Raise if nobody asked for this generation, and it was unlike those before it."""
     if manifest.standing == "doubtful" and not work.options.get("generation"):
-        names = amanda_generations.names(work.settings.mirror, manifest.config)
+        names = timely(amanda_generations.names(work.settings.mirror, manifest.config))
         raise AmandaError(
             f"the newest generation, {manifest.generation}, was unlike those before it when it was "
             f"made: it has {manifest.size} bytes on {len(manifest.tapes)} tapes, and was written "
-            f"by the server {manifest.server!r}. Say which one is to be taken over: generation= "
-            f"with one of {', '.join(names[-5:])}"
+            f"by the server {manifest.server!r}. Say which one is to be taken over: "
+            f"config={manifest.config} generation= with one of {', '.join(names[-5:])}"
         )
-
-
-def _load(work):
-    """Return the :class:`amanda_manifest.Manifest` of the generation that was asked for."""
-    mirror, asked = work.settings.mirror, work.options.get("generation")
-    try:
-        return amanda_generations.load(mirror, work.config.name, asked)
-    except ArgumentError:
-        raise
-    except AmandaError as error:
-        raise AmandaError(f"{error}{_before(work, asked)}") from None
-
-
-def _before(work, generation=None):
-    """Return where to go on if a generation, or the newest, is damaged, in words."""
-    names = amanda_generations.names(work.settings.mirror, work.config.name)
-    older = [name for name in names if name < (generation or names[-1])]
-    return f". If it is damaged, take the one before: generation={older[-1]}" if older else ""
 
 
 def _bring_lost_tapes(work, manifest):
@@ -160,10 +143,9 @@ def _opened(stack, work, manifest):
     try:
         return stack.enter_context(opened)
     except AmandaError as error:
-        what = (
-            f"the catalogue of generation {manifest.generation} can't be opened: {error}"
-            f"{_before(work, manifest.generation)}"
-        )
+        which = (work.settings.mirror, manifest.config, manifest.generation)
+        before = amanda_generations.before(*which)
+        what = f"the catalogue of generation {which[-1]} can't be opened: {error}{before}"
     if manifest.archive.method == "age":
         raise AmandaError(
             f"{what}. If it is sealed to other keys: identity= takes an offsite identity whose "

@@ -355,7 +355,7 @@ def mirror(work):
             "identity"
         )
     message = ". ".join([*message, *answer["warnings"]])
-    success = not (answer["lacking"] or answer["differing"])
+    success = not (answer["lacking"] or answer["differing"] or answer["damaged"])
     return {"success": success, "message": message, **answer}
 
 

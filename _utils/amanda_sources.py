@@ -12,7 +12,7 @@ import amanda_find
 import amanda_generations
 import amanda_layout
 import amanda_names
-from amanda_errors import AmandaError, ArgumentError
+from amanda_errors import AmandaError, ArgumentError, SealedError, ServerError
 
 SOURCES = ("tapes", "mirror")
 
@@ -104,7 +104,14 @@ def catalogue(settings, config, source, user, generation=None, identity=None):
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
     manifest = amanda_generations.load(settings.mirror, config, generation)
     opened = amanda_generations.open_catalogue(settings.mirror, manifest, user, identity)
-    with opened as places:
+    with contextlib.ExitStack() as stack:
+        try:
+            places = stack.enter_context(opened)
+        except (SealedError, ServerError):  # nothing is damaged
+            raise
+        except AmandaError as error:
+            hint = amanda_generations.before(settings.mirror, config, manifest.generation)
+            raise AmandaError(f"{error}{hint}") from None
         dumps = amanda_catalogue.read(places)
         mirror = MirrorSource(settings.mirror, config)
         yield Catalogue(config, dumps, mirror, places.index, user, identity)

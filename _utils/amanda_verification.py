@@ -252,19 +252,20 @@ def _generation(work, name):
 
     if name is None:
         found = amanda_generations.check(mirror, config, True, report)
-        manifest = amanda_generations.load(mirror, config)
     else:
         found = amanda_generations.check_generation(mirror, config, name, True, report)
-        manifest = amanda_generations.load(mirror, config, name)
-    copies = found.get("copies", manifest.tapes)
-    problems = found["problems"] + _contradictions(mirror, config, copies)
-    readings, sealed = {}, ""
-    opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
+    problems = found["problems"] + _contradictions(mirror, config, found["copies"])
+    readings, sealed, opens, tapes = {}, "", False, 0
     try:
-        if opens:
-            readings = _read_back(work, manifest, told, report)
+        if name := name or found["newest"]:
+            manifest = amanda_generations.load(mirror, config, name)
+            opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
+            tapes = len(manifest.tapes)
+            readings = _read_back(work, manifest, told, report) if opens else {}
+        else:
+            problems.append("there is no generation that could be read back")
     except SealedError as error:
-        if amanda_encryption.sealed_to_todays(manifest.generation):
+        if amanda_encryption.sealed_to_todays(name):
             problems.append(str(error))
         sealed = f"Its catalogue is{_SEALED}"
     except AmandaError as error:  # which must not hide what is wrong with the files
@@ -277,19 +278,20 @@ def _generation(work, name):
         if reading.problem
     ]
     result = {
-        "generation": manifest.generation,
+        "generation": name,
         "dumps": len(readings),
         "good": len(readings) - len(failed) - len(unjudged),
         "unopened": sum(not reading.opened for reading in readings.values()),
         "sealed": sum(bool(reading.sealed) for reading in readings.values()),
         "failed": failed,
-        "tapes": len(manifest.tapes),
+        "tapes": tapes,
         "files": found["files"],
         "bytes": told["bytes"],
         "problems": problems,
     }
     notes = [_AGAIN] if failed or problems else []
-    notes += [] if opens else [f"Its catalogue and dumps could not be opened{_NO_IDENTITY}"]
+    if tapes and not opens:
+        notes.append(f"Its catalogue and dumps could not be opened{_NO_IDENTITY}")
     notes += [sealed] if sealed else []
     notes += [f"{result['sealed']} dumps are{_SEALED}"] if result["sealed"] else []
     return _told({**result, "opened": opens and not sealed}, notes)

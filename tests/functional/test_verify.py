@@ -461,6 +461,28 @@ def test_a_generation_is_read_back_from_the_mirror(site):
         assert f"'{copy}' is missing" in told(site.verify(source="mirror"))
 
 
+def test_if_the_newest_generation_is_unreadable_all_is_told_and_the_one_before_is_read_back(site):
+    newest = site.top / "verify/generations" / site.bring_up_mirror()["generation"]
+    sheet = next(site.top.glob("verify/generations/*/EMERGENCY.txt"))
+    os.truncate(newest / "manifest.json", 7)
+    with changed(sheet):
+        sheet.unlink()
+        result = site.verify(source="mirror")
+    assert not result["success"]
+    assert result["dumps"] == result["good"] >= 6 and result["generation"] < newest.name
+    problems = "\n".join(result["problems"])
+    assert f"'{sheet}' is missing" in problems
+    assert f"{newest.name} of verify: manifest.json or manifest.sha256 was changed" in problems
+    manifests = list(site.top.glob("verify/generations/*/manifest.sha256"))
+    kept = [path.rename(path.with_name("kept")) for path in manifests]
+    result = site.verify(source="mirror")
+    assert result["generation"] is None and "no generation that could be read" in told(result)
+    for path in kept:
+        path.rename(path.with_name("manifest.sha256"))
+    shutil.rmtree(newest)
+    assert site.verify(source="mirror")["success"]
+
+
 def test_a_generation_must_agree_with_what_was_verified_on_tape(site):
     record = amanda_verified.read("verify")
     key, files = next(iter(record.tapes.items()))

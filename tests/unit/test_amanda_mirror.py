@@ -19,6 +19,7 @@ import amanda_generations
 import amanda_layout
 import amanda_mirror_user
 import amanda_pruning
+import amanda_sources
 import amanda_tapes
 import amanda_verified
 import pytest
@@ -226,9 +227,9 @@ def read_catalogue(site, manifest):
 @pytest.mark.parametrize(
     ("hangs", "read"),
     [
-        ("amanda_mirror_user._text", lambda site, _: site.problems()),
+        ("amanda_mirror_user._content", lambda site, _: site.problems()),
         (
-            "amanda_mirror_user._text",
+            "amanda_mirror_user._content",
             lambda site, _: amanda_generations.generations(site.settings, "daily"),
         ),
         ("amanda_mirror_user.audit", lambda site, _: site.problems()),
@@ -251,13 +252,13 @@ def test_a_mirror_that_hangs_as_it_is_read_is_given_up_and_named(site, monkeypat
 
 def test_of_all_generations_only_the_one_that_is_asked_for_is_read(site, monkeypatch):
     first, second = (site.mirror()["generation"] for _ in range(2))
-    text = amanda_mirror_user._text
+    text = amanda_mirror_user._content
 
-    def refuse(path):
+    def refuse(path, most):
         assert second not in str(path)
-        return text(path)
+        return text(path, most)
 
-    monkeypatch.setattr(amanda_mirror_user, "_text", refuse)
+    monkeypatch.setattr(amanda_mirror_user, "_content", refuse)
     assert amanda_generations.load(site.settings, "daily", first).generation == first
 
 
@@ -549,6 +550,197 @@ def test_a_damaged_manifest_pauses_pruning_and_its_generation_is_left(site):
     assert "daily-0001/20250101010000" in site.held()
     rows = amanda_generations.generations(site.settings, "daily")
     assert "was changed" in rows[0]["problem"] and rows[1]["problem"] is None
+    assert done["damaged"] == [old]
+    assert f"remove '{site.top}/generations/{old}', as {ME}" in done["warnings"][0]
+
+
+@pytest.mark.parametrize("name", ["99991231T235959Z", "20991231T235959Z", "20989931T000000Z"])
+def test_a_generation_from_a_time_to_come_counts_for_nothing_and_is_named_with_a_remedy(site, name):
+    site.age(site.mirror()["generation"], "20240101T000000Z")
+    old = site.mirror()["generation"]
+    (site.top / "generations" / name).mkdir()
+    done = site.mirror(keep_days=1, accept=True)
+    assert old < done["generation"] < "2099"
+    assert done["damaged"] == [name] and done["pruned"]["paused"]
+    (warning,) = done["warnings"]
+    assert f"remove '{site.top}/generations/{name}', as {ME}" in warning
+    assert amanda_generations.load(site.settings, "daily").generation == done["generation"]
+    problems = amanda_generations.check(site.settings, "daily")["problems"]
+    assert len(problems) == 1 and name in problems[0]
+    (site.top / "generations" / name).rmdir()
+    done = site.mirror(keep_days=1, accept=True)
+    assert done["pruned"]["generations"] == ["20240101T000000Z"] and done["damaged"] == []
+
+
+def test_a_whole_generation_that_is_dated_ahead_is_not_the_newest(site):
+    ahead = site.mirror()["generation"]
+    site.age(ahead, "20991231T235959Z")
+    done = site.mirror()
+    assert done["generation"] < "2099" and done["damaged"] == ["20991231T235959Z"]
+    assert "yet to come, by this server's clock" in done["warnings"][0]
+    (problem,) = amanda_generations.check(site.settings, "daily", hashes=True)["problems"]
+    assert "20991231T235959Z" in problem
+    assert amanda_generations.load(site.settings, "daily").generation == done["generation"]
+    asked = amanda_generations.load(site.settings, "daily", "20991231T235959Z")
+    assert asked.generation == "20991231T235959Z"
+
+
+def test_thousands_of_directories_that_are_no_generations_are_told_in_one_short_message(site):
+    site.mirror()
+    for number in range(3000):
+        (site.top / "generations" / f"20240101T{number:06d}Z").mkdir()
+    began = time.monotonic()
+    done = site.mirror()
+    assert time.monotonic() - began < 10
+    (warning,) = done["warnings"]
+    assert "(and 2995 more)" in warning and len(warning) < 2000
+    assert done["damaged"] == [f"20240101T{number:06d}Z" for number in range(5)]
+    problems = amanda_generations.check(site.settings, "daily")["problems"]
+    assert len(problems) == 1001 and problems[-1] == "and 2000 more"
+
+
+def test_a_manifest_that_is_huge_is_neither_read_nor_handed_over(site, monkeypatch):
+    generation = site.mirror()["generation"]
+    where = site.top / "generations" / generation
+    read = []
+    real = amanda_mirror_user.open_regular
+
+    def watch(path):
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(amanda_mirror_user, "open_regular", watch)
+    for name in ("manifest.json", "manifest.sha256"):
+        data = (where / name).read_bytes()
+        os.truncate(where / name, 200 << 20)
+        with pytest.raises(AmandaError, match=f"{name} has {200 << 20} bytes, where"):
+            amanda_generations.load(site.settings, "daily")
+        (where / name).write_bytes(data)
+    os.truncate(where / "manifest.json", amanda_mirror_user.MOST_TEXT)
+    found = []
+    amanda_mirror_user.generations(str(site.top.parent), "daily", [generation], found.append)
+    assert found[0]["manifest"] is None and "was changed" in found[0]["problem"]
+    assert read == ["manifest.sha256", "manifest.json"]
+
+
+def no_manifest(where):
+    (where / "manifest.json").unlink()
+
+
+def linked_manifest(where):
+    (where / "manifest.json").rename(where / "other")
+    (where / "manifest.json").symlink_to("other")
+
+
+def piped_manifest(where):
+    (where / "manifest.json").unlink()
+    os.mkfifo(where / "manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_manifest, "manifest.json is missing"),
+        (linked_manifest, "manifest.json is a link"),
+        (piped_manifest, "manifest.json is no regular file"),
+    ],
+)
+def test_a_newest_generation_that_is_damaged_is_told_with_the_one_before(site, spoil, said):
+    first, second = (site.mirror()["generation"] for _ in range(2))
+    spoil(site.top / "generations" / second)
+    with pytest.raises(AmandaError, match=f"{second} of daily: {said}.*config=daily .*={first}$"):
+        amanda_generations.load(site.settings, "daily")
+
+
+def linked_catalogue(path):
+    path.rename(path.with_name("other"))
+    path.symlink_to("other")
+
+
+def piped_catalogue(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (Path.unlink, "is missing"),
+        (linked_catalogue, "is a link"),
+        (piped_catalogue, "is no regular file"),
+        (lambda path: os.truncate(path, 7), "was changed"),
+    ],
+)
+def test_a_catalogue_that_can_not_be_read_is_told_in_words_with_the_one_before(site, spoil, said):
+    first, _ = (site.mirror()["generation"] for _ in range(2))
+    spoil(sorted(site.top.rglob("catalogue.*"))[-1])
+    settings = types.SimpleNamespace(mirror=site.settings)
+    with (
+        pytest.raises(AmandaError, match=f"{said}.*config=daily generation={first}$") as raised,
+        amanda_sources.catalogue(settings, "daily", "mirror", ME),
+    ):
+        pass
+    assert "Errno" not in str(raised.value)
+
+
+def test_a_tape_that_is_a_link_is_replaced_and_what_it_leads_to_is_left(site, tmp_path):
+    site.mirror()
+    where = site.top / "tapes/daily-0001/20250101010000"
+    where.rename(tmp_path / "elsewhere")
+    where.symlink_to(tmp_path / "elsewhere")
+    before = content(tmp_path / "elsewhere")
+    assert site.mirror()["copied_tapes"] == ["daily-0001"]
+    assert not where.is_symlink() and site.problems() == []
+    assert content(tmp_path / "elsewhere") == before
+
+
+def test_unfinished_links_are_removed_and_not_followed(site, tmp_path):
+    site.mirror()
+    kept = tmp_path / "kept" / "20250101010000.partial"
+    kept.mkdir(parents=True)
+    links = [
+        site.top / "generations/20250101T000000Z.partial",
+        site.top / "tapes/daily-0001/20250101010000.partial",
+    ]
+    for path in links:
+        path.symlink_to(kept)
+    site.mirror()
+    assert kept.is_dir() and not any(map(os.path.lexists, links))
+
+
+def test_an_unfinished_link_into_a_directory_that_may_not_be_entered_is_removed(
+    site, tmp_path, monkeypatch
+):
+    site.mirror()
+    path = site.top / "generations/20250101T000000Z.partial"
+    path.symlink_to(tmp_path)
+    real = Path.is_dir
+
+    def is_dir(self):
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    site.mirror()
+    assert not os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["", "generations", "tapes", "tapes/daily-0001"])
+def test_a_directory_of_the_mirror_that_is_a_link_is_not_followed_but_named(site, tmp_path, name):
+    site.mirror()
+    where = site.top / name
+    where.rename(tmp_path / "elsewhere")
+    where.symlink_to(tmp_path / "elsewhere")
+    before = content(tmp_path / "elsewhere")
+    with pytest.raises(AmandaError, match=f"'{where}' on the mirror is a link.*Put the directory"):
+        site.mirror()
+    assert content(tmp_path / "elsewhere") == before
+    try:
+        problems = amanda_generations.check(site.settings, "daily", hashes=True)["problems"]
+    except AmandaError as error:
+        problems = [str(error)]
+    assert f"'{where}'" in problems[0]
 
 
 def test_a_long_pause_and_another_server_are_unusual(site):
@@ -588,6 +780,11 @@ def test_a_burst_of_new_data_is_unusual(site):
     burst = dataclasses.replace(old, new_bytes=401)
     assert amanda_pruning.unusual(burst, [old, old], 30) == []
     assert "adds 401 bytes" in amanda_pruning.unusual(burst, [old, old, old], 30)[0]
+    doubted = dataclasses.replace(burst, standing="doubtful")
+    told = amanda_pruning.unusual(old, [old, old, old, doubted], 30)
+    assert f"generation {old.generation} adds 401 bytes" in told[0]
+    accepted = dataclasses.replace(old, standing="accepted")
+    assert amanda_pruning.unusual(old, [old, old, old, doubted, accepted], 30) == []
 
 
 @pytest.mark.parametrize(
