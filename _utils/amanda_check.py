@@ -3,8 +3,10 @@
 import amanda_amdump
 import amanda_command
 import amanda_fresh
+import amanda_generations
 import amanda_holding
 import amanda_host
+import amanda_mirrored
 import amanda_reach
 import amanda_retention
 import amanda_verification
@@ -102,7 +104,23 @@ def _mirror_problems(work):
     except AmandaError as error:
         return [str(error)]
     awaited = amanda_fresh.awaited(work.settings, work.config.name, work.platform)
-    return [awaited] if awaited else []
+    return [awaited] if awaited else _generation_problems(work)
+
+
+def _generation_problems(work):
+    """Return what can be told by the names of the mirror's generations alone."""
+    mirror, config = work.settings.mirror, work.config.name
+    if mirror is None:
+        return []
+    try:
+        names = amanda_generations.names(mirror, config)
+    except AmandaError as error:
+        return [str(error)]
+    gone = amanda_mirrored.read(config).gone(names)
+    ahead = [name for name in names if amanda_generations.misdated(name)][:_SHOWN]
+    odd = [f"generation {name}: {amanda_generations.misdated(name)}" for name in ahead]
+    odd += [amanda_generations.remedy(mirror, config, ahead)] if odd else []
+    return [*odd, *([gone] if gone else [])]
 
 
 def _client_problems(work, reached):

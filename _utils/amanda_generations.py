@@ -63,7 +63,7 @@ def names(mirror, config):
         raise _unreadable(mirror, error) from None
 
 
-def each(mirror, config, names, use):
+def each(mirror, config, names, use, known=None):
     """Call ``use(name, manifest, problem)`` for each generation, in the order of *names*.
 
     names
@@ -71,6 +71,8 @@ def each(mirror, config, names, use):
     use
         Gets the :class:`amanda_manifest.Manifest`, None if it can't be believed, and what is wrong,
         in words, or None. One manifest is held at a time, since they are large.
+    known
+        The :class:`amanda_mirrored.Mirrored` of this server: what it didn't make isn't believed.
     """
 
     def take(found):
@@ -80,8 +82,10 @@ def each(mirror, config, names, use):
                 manifest = amanda_manifest.decode(found["manifest"], config, found["name"])
         except AmandaError as error:
             problem = str(error)
-        if problem is None and (why := misdated(found["name"])):
-            problem = f"generation {found['name']} of {config}: {why}"
+        if problem is None:
+            why = known and known.problem(found["name"], amanda_manifest.digest(manifest.source))
+            why = why or misdated(found["name"])
+            problem = why and f"generation {found['name']} of {config}: {why}"
         use(found["name"], manifest, problem)
 
     where = (str(mirror.directory), config, list(names))
@@ -131,8 +135,11 @@ def generations(mirror, config):
     return rows
 
 
-def load(mirror, config, generation=None):
+def load(mirror, config, generation=None, known=None):
     """Return the :class:`amanda_manifest.Manifest` of one generation; None is the newest.
+
+    known
+        As for :func:`each`; the newest is then the newest that this server made.
 
     Raises :class:`~amanda_errors.ArgumentError` if there is no such generation, and
     :class:`~amanda_errors.AmandaError`, with the name of the one before, if it can't be believed.
@@ -141,14 +148,17 @@ def load(mirror, config, generation=None):
     if not there:
         raise _no_generation(mirror, config)
     asked = generation or max(timely(there), default=there[-1])
+    newest = max(known.made or (), default="") if known else ""
+    if not generation and newest > asked:
+        raise AmandaError(f"{known.gone(there)}{before(mirror, config, newest)}")
     if asked not in there:
         raise ArgumentError(
             f"the mirror has no generation {asked} of {config}; it has {_some(there)}"
         )
     found = []
-    each(mirror, config, [asked], lambda *row: found.append(row))
+    each(mirror, config, [asked], lambda *row: found.append(row), known)
     ((_, manifest, problem),) = found
-    if manifest is None or (problem and not generation):
+    if problem and not (manifest and generation and misdated(generation)):
         raise AmandaError(f"{problem}{before(mirror, config, asked)}")
     return manifest
 
@@ -169,7 +179,7 @@ def _some(there):
 _SHOWN = 20  # names of generations in a message
 
 
-def check_generation(mirror, config, generation=None, hashes=False, progress=None):
+def check_generation(mirror, config, generation=None, hashes=False, progress=None, known=None):
     """Compare one generation with its manifest; return what was found, as data.
 
     generation
@@ -178,11 +188,13 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
         True reads every byte; else names and sizes have to do.
     progress
         Called with the number of bytes read since the last call.
+    known
+        As for :func:`load`.
 
     Returns ``generation``, ``files``, ``bytes``, ``copies`` (what tapes it needs) and ``problems``:
     each missing, changed or foreign file, named, in words.
     """
-    manifest = load(mirror, config, generation)
+    manifest = load(mirror, config, generation, known)
     expected = _Expected(mirror)
     expected.add(manifest)
     return {
@@ -194,11 +206,11 @@ def check_generation(mirror, config, generation=None, hashes=False, progress=Non
     }
 
 
-def check(mirror, config, hashes=False, progress=None):
+def check(mirror, config, hashes=False, progress=None, known=None):
     """Compare all that stands in the mirror of a config with its manifests, each file once.
 
-    hashes, progress
-        As for :func:`check_generation`.
+    hashes, progress, known
+        As for :func:`check_generation`. What this server made and is gone is a problem too.
 
     Returns ``generations`` (how many could be read), ``newest`` (of those nothing is wrong with, or
     None), ``files``, ``bytes``, ``problems``, in which is also what no generation needs (the first
@@ -219,7 +231,9 @@ def check(mirror, config, hashes=False, progress=None):
         else:
             good.append(name)
 
-    each(mirror, config, there, add)
+    each(mirror, config, there, add, known)
+    gone = known and known.gone(there)
+    problems += [gone] if gone else []
     where = (str(mirror.directory), config, list(expected.copies))
     try:
         problems += ask(mirror, amanda_mirror_user.strangers, *where)

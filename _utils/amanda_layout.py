@@ -52,6 +52,7 @@ RETENTION = STATE / "retention"  # which tapes we hold back, <config>.json
 TERMS = STATE / "terms"  # of each DLE's last full dump, <config>.json
 DRILLS = STATE / "drills"  # what was tried to restore, and when, <config>.json
 VERIFIED = STATE / "verified"  # hashes of what is on tape, and which dumps are good, <config>.json
+MIRRORED = STATE / "mirrored"  # which generations we made on the mirror, <config>.json
 RECOVERED = STATE / "recovered"  # where restored trees go unless something else is asked
 DELIVERIES = STATE / "deliveries"  # trees on their way to other minions, <id>.json
 DOOR = STATE / "door.json"  # on the receiving minion: what is expected

@@ -34,7 +34,7 @@ GENERATION = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 STANDING = re.compile("usual|doubtful|accepted")
 _ARCHIVE = re.compile(r"catalogue\.[a-z0-9.]{1,40}")
 _SHEET = re.compile(re.escape(SHEET))
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUM_LINE = re.compile(r"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 
 
@@ -196,7 +196,7 @@ def _tape(data):
 
 def _file(data, pattern):
     name = _name(pattern, data["name"])
-    return File(name, _size(data["size"]), _name(_SHA256, data["sha256"]))
+    return File(name, _size(data["size"]), _name(SHA256, data["sha256"]))
 
 
 def _archive(data):

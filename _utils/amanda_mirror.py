@@ -18,6 +18,7 @@ import amanda_copying
 import amanda_generations
 import amanda_manifest
 import amanda_mirror_user
+import amanda_mirrored
 import amanda_platform
 import amanda_sheet
 import amanda_verified
@@ -57,6 +58,7 @@ def mirror(
     accept=False,
     trial=True,
     record=None,
+    mirrored=None,
 ):
     """Bring the mirror up to date and return what was done, as data.
 
@@ -84,12 +86,16 @@ def mirror(
     record
         The :class:`amanda_verified.Record`: which SHA-256 each file should have, and which fulls
         are good. None: nothing was verified.
+    mirrored
+        The :class:`amanda_mirrored.Mirrored`: which generations were made here; it is kept up to
+        date. None: nothing is known of them.
 
     ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
     ``differing`` has those of which the mirror's copy isn't what is on the disk; it stays. It also
     has those that were copied and aren't what was verified: the manifest has the hash that was.
-    ``damaged`` has the first generations that can't be believed; they stay, and pause pruning.
+    ``damaged`` has the first generations that can't be believed; they stay. ``gone`` tells of those
+    that were made and aren't there, or is None. Both pause pruning.
     Raises :class:`~amanda_errors.AmandaError` if the disk lacks all tapes, or if the mirror can't
     be used or written, or doesn't answer; no earlier generation has changed then.
     """
@@ -97,7 +103,10 @@ def mirror(
     platform = platform or amanda_platform.detect()
     try:
         wanted, lacking, unread = amanda_written.on_disk(places, platform.user)
-        session = _Session(places.name, settings, platform, progress or (lambda data: None), record)
+        mirrored = mirrored or amanda_mirrored.Mirrored(places.name)
+        known = (amanda_verified.Record() if record is None else record, mirrored)
+        progress = progress or (lambda data: None)
+        session = _Session(places.name, settings, platform, progress, known, accept)
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, unread, places)
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
@@ -117,6 +126,7 @@ def mirror(
         "lacking": [label for label, _ in lacking],
         "differing": session.differing,
         "damaged": session.damaged[:_SHOWN],
+        "gone": session.gone,
         "pruned": pruned,
         "warnings": session.warnings,
         "seconds": round(time.monotonic() - started, 3),
@@ -126,10 +136,10 @@ def mirror(
 class _Session:
     """One run of the mirror: what it found there, what it has done, what it has to say."""
 
-    def __init__(self, config, settings, platform, progress, record):
+    def __init__(self, config, settings, platform, progress, known, accept):
         self.config, self.settings, self.platform = config, settings, platform
         self.progress = progress
-        self.record = amanda_verified.Record() if record is None else record
+        self.record, self.mirrored = known
         self.directory = str(settings.directory)
         self.top = Path(self.directory, config)
         self.warnings = []
@@ -140,8 +150,8 @@ class _Session:
         self.free = held["free"]
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
         self.names = amanda_generations.names(settings, config)
-        self.manifests, self.damaged = [], []
-        self._read_generations()
+        self.manifests, self.damaged, self.gone = [], [], None
+        self._read_generations(accept)
         self.known = {copy.key: copy for old in self.manifests for copy in old.tapes}
         if self.record.incomplete:
             self.doubt(
@@ -149,21 +159,24 @@ class _Session:
                 "is removed from the mirror"
             )
 
-    def _read_generations(self):
+    def _read_generations(self, accept):
         """Take in what earlier generations say; what can't be believed is left as it is, and told.
 
         Neither the name of the new one nor its measure comes from those.
         """
-        problems = []
+        problems, found = [], {}
 
         def add(name, manifest, problem):
             if problem:
                 self.damaged.append(name)
                 problems.append(problem)
             else:
+                found[name] = amanda_manifest.digest(manifest.source)
                 self.manifests.append(dataclasses.replace(manifest, source=""))  # it is large
 
-        amanda_generations.each(self.settings, self.config, self.names, add)
+        known = None if accept else self.mirrored
+        amanda_generations.each(self.settings, self.config, self.names, add, known)
+        self._compare(found, accept)
         if problems:
             more = len(problems) - _SHOWN
             told = "; ".join(problems[:_SHOWN]) + (f" (and {more} more)" if more > 0 else "")
@@ -172,6 +185,28 @@ class _Session:
                 f"{told}. {what}. Until then each mirror of {self.config} fails, and nothing is "
                 "removed from the mirror"
             )
+
+    def _compare(self, found, accept):
+        """Compare what is *found*, SHA-256 by name, with what was made; what is gone is told.
+
+        What is damaged isn't missed once an administrator has removed it.
+        """
+        mirrored = self.mirrored
+        if accept or mirrored.made is None:
+            if found and mirrored.file and not accept:
+                why = "was damaged" if mirrored.damaged else "was not there"
+                self.warnings.append(
+                    f"{mirrored.file}, which says what generations this server made, {why}. It is "
+                    f"begun anew with the {len(found)} that are on the mirror: see that none is "
+                    "missing there"
+                )
+            mirrored.begin(found)
+            return
+        mirrored.settle(set(mirrored.unsettled) - set(self.damaged), found)
+        mirrored.unsettle({n: mirrored.made[n] for n in self.damaged if n in mirrored.made})
+        self.gone = mirrored.gone(self.names)
+        if self.gone:
+            self.doubt(self.gone)
 
     def doubt(self, warning):
         """Say what is wrong; nothing is removed from the mirror in such a run."""
@@ -368,7 +403,10 @@ class _Session:
             )
         listed = f"{amanda_manifest.digest(text)}  {MANIFEST}\n"
         texts = [[SHEET, sheet], [MANIFEST, text], [MANIFEST_SUM, listed]]
+        made = {name: amanda_manifest.digest(text)}
+        self.mirrored.unsettle(made)
         self._there(amanda_mirror_user.finish, partial, str(final), texts)
+        self.mirrored.settle(made, made)
         return manifest
 
     def _archive(self, places, method, partial, extras):
@@ -426,11 +464,11 @@ class _Session:
             ) from error
 
     def _name(self):
-        """Return the new generation's name: now, but after the newest that is believed."""
+        """Return the new generation's name: now, but after the newest that was made."""
         second = datetime.timedelta(seconds=1)
         moment = datetime.datetime.now(datetime.timezone.utc)
-        if self.manifests:
-            moment = max(moment, amanda_generations.made(self.manifests[-1].generation) + second)
+        if mine := amanda_generations.timely(self.mirrored.made):
+            moment = max(moment, amanda_generations.made(max(mine)) + second)
         while (name := moment.strftime("%Y%m%dT%H%M%SZ")) in self.names:
             moment += second
         return name
@@ -446,7 +484,9 @@ class _Session:
         tapes = sorted({*self.held} - needed)
         try:
             removing = (self.directory, self.config, gone, tapes)
+            self.mirrored.unsettle({name: self.mirrored.made[name] for name in gone})
             self._there(amanda_mirror_user.prune, *removing)
+            self.mirrored.settle(gone, {})
         except (AmandaError, OSError) as error:
             self.doubt(f"the generation is whole, but older ones can't be removed: {error}")
             return {"paused": True, "generations": [], "tapes": []}

@@ -27,7 +27,9 @@ import amanda_fleet
 import amanda_generations
 import amanda_identity
 import amanda_layout
+import amanda_manifest
 import amanda_mirror_user
+import amanda_mirrored
 import amanda_terms
 import amanda_verified
 from amanda_errors import AmandaError, ArgumentError
@@ -240,7 +242,20 @@ class _Session:
             with amanda_fleet.alone(amanda_layout.FLEET):
                 amanda_fleet.save(self.fleet, amanda_layout.FLEET)
         as_user(self.user, swap, str(self.state), str(self.places.state), ["tapelist"])
+        self._take_generations()
         as_user(self.user, remove, str(self.state))
+
+    def _take_generations(self):
+        """Take what generations there are for this server's own: it misses them from now on."""
+        mirror, config, found = self.work.settings.mirror, self.work.config.name, {}
+
+        def add(name, manifest, problem):
+            if not problem:
+                found[name] = amanda_manifest.digest(manifest.source)
+
+        names = amanda_generations.names(mirror, config)
+        amanda_generations.each(mirror, config, names, add)
+        amanda_mirrored.read(config).begin(found)
 
     def _fleet(self, extras):
         """Return the old server's fleet; None if there is none, or this server has a newer one."""

@@ -27,6 +27,7 @@ import amanda_fresh
 import amanda_host
 import amanda_layout
 import amanda_mirror
+import amanda_mirrored
 import amanda_platform
 import amanda_rebuild
 import amanda_results
@@ -341,6 +342,7 @@ def mirror(work):
         run=work.timestamp,
         dumps=dumps,
         record=record,
+        mirrored=amanda_mirrored.read(work.config.name),
         progress=work.report.progress,
         platform=work.platform,
         accept=work.options.get("accept", False),
@@ -355,7 +357,8 @@ def mirror(work):
             "identity"
         )
     message = ". ".join([*message, *answer["warnings"]])
-    success = not (answer["lacking"] or answer["differing"] or answer["damaged"])
+    failures = ("lacking", "differing", "damaged", "gone")
+    success = not any(answer[failure] for failure in failures)
     return {"success": success, "message": message, **answer}
 
 

@@ -11,6 +11,7 @@ import amanda_dump
 import amanda_find
 import amanda_generations
 import amanda_layout
+import amanda_mirrored
 import amanda_names
 from amanda_errors import AmandaError, ArgumentError, SealedError, ServerError
 
@@ -102,7 +103,8 @@ def catalogue(settings, config, source, user, generation=None, identity=None):
         return
     if settings.mirror is None:
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
-    manifest = amanda_generations.load(settings.mirror, config, generation)
+    known = amanda_mirrored.read(config)
+    manifest = amanda_generations.load(settings.mirror, config, generation, known)
     opened = amanda_generations.open_catalogue(settings.mirror, manifest, user, identity)
     with contextlib.ExitStack() as stack:
         try:

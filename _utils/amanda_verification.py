@@ -4,6 +4,7 @@ import amanda_catalogue
 import amanda_encryption
 import amanda_generations
 import amanda_manifest
+import amanda_mirrored
 import amanda_sources
 import amanda_verified
 import amanda_verify
@@ -244,21 +245,21 @@ def _generation(work, name):
     mirror, config = work.settings.mirror, work.places.name
     if mirror is None:
         raise ArgumentError("there is no mirror: set mirror in pillar backup")
-    told = {"dumps": 0, "of": 0, "bytes": 0}
+    told, known = {"dumps": 0, "of": 0, "bytes": 0}, amanda_mirrored.read(config)
 
     def report(count, done=0):
         told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)
         work.report.progress(dict(told))
 
     if name is None:
-        found = amanda_generations.check(mirror, config, True, report)
+        found = amanda_generations.check(mirror, config, True, report, known)
     else:
-        found = amanda_generations.check_generation(mirror, config, name, True, report)
+        found = amanda_generations.check_generation(mirror, config, name, True, report, known)
     problems = found["problems"] + _contradictions(mirror, config, found["copies"])
     readings, sealed, opens, tapes = {}, "", False, 0
     try:
         if name := name or found["newest"]:
-            manifest = amanda_generations.load(mirror, config, name)
+            manifest = amanda_generations.load(mirror, config, name, known)
             opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
             tapes = len(manifest.tapes)
             readings = _read_back(work, manifest, told, report) if opens else {}

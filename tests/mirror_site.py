@@ -9,6 +9,7 @@ import amanda_generations
 import amanda_mirror
 import amanda_platform
 from amanda_layout import ConfigPlaces
+from amanda_mirrored import Mirrored
 from amanda_settings import Mirror
 
 
@@ -43,6 +44,7 @@ class Site:
         self.top = root / "mirror" / "daily"
         self.top.parent.mkdir()
         self.tapes = {}
+        self.mirrored = None  # a file, if what was mirrored is to be known again
 
     def write(self, number, written, *sizes):
         """Write tape *number*, over what it held, with a file of each size."""
@@ -81,6 +83,7 @@ class Site:
             extras={"fleet.json": self.fleet},
             accept=accept,
             record=record,
+            mirrored=self.mirrored and Mirrored("daily", self.mirrored),
         )
 
     def problems(self, generation=None):

@@ -1,6 +1,8 @@
 """The mirror as one user: what is copied, kept, removed and found again; tapes as Amanda's."""
 
+import contextlib
 import dataclasses
+import datetime
 import errno
 import hashlib
 import json
@@ -18,6 +20,7 @@ import amanda_check
 import amanda_generations
 import amanda_layout
 import amanda_mirror_user
+import amanda_mirrored
 import amanda_pruning
 import amanda_sources
 import amanda_tapes
@@ -741,6 +744,145 @@ def test_a_directory_of_the_mirror_that_is_a_link_is_not_followed_but_named(site
     except AmandaError as error:
         problems = [str(error)]
     assert f"'{where}'" in problems[0]
+
+
+@pytest.fixture
+def known(site, tmp_path, monkeypatch):
+    """Give a site with three generations that the server knows to be its own."""
+    monkeypatch.setattr(amanda_layout, "MIRRORED", tmp_path / "mirrored")
+    site.mirrored = tmp_path / "mirrored" / "daily.json"
+    site.made = [site.mirror()["generation"] for _ in range(3)]
+    return site
+
+
+def source(site, generation=None):
+    """Open the catalogue of a generation as amanda.recover source=mirror does."""
+    settings = types.SimpleNamespace(mirror=site.settings)
+    with amanda_sources.catalogue(settings, "daily", "mirror", ME, generation):
+        pass
+
+
+def load(site, generation=None):
+    known = amanda_mirrored.read("daily")
+    return amanda_generations.load(site.settings, "daily", generation, known).generation
+
+
+def problems(site):
+    known = amanda_mirrored.read("daily")
+    return amanda_generations.check(site.settings, "daily", hashes=True, known=known)["problems"]
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_generation_that_was_removed_on_the_mirror_is_missed_until_an_administrator_agrees(
+    known, which
+):
+    shutil.rmtree(known.top / "generations" / known.made[which])
+    gone = f"generation {known.made[which]} of daily, which this server made, is gone"
+    assert gone in problems(known)[0]
+    work = types.SimpleNamespace(
+        settings=types.SimpleNamespace(mirror=known.settings), config=known.places
+    )
+    assert gone in amanda_check._generation_problems(work)[0]
+    if which == 2:
+        with pytest.raises(AmandaError, match=f"{gone}.*generation={known.made[1]}$"):
+            source(known)
+    assert load(known, known.made[which - 1]) == known.made[which - 1]
+    for _ in range(2):
+        done = known.mirror(keep_days=0)
+        assert gone in done["gone"] and gone in done["warnings"][0]
+        assert "salt-call amanda.mirror daily accept=True" in done["gone"]
+        assert done["pruned"]["paused"]
+    assert known.mirror(accept=True, keep_days=999)["gone"] is None
+    assert problems(known) == []
+    assert known.mirror(keep_days=999)["warnings"] == []
+
+
+def test_what_this_server_pruned_itself_is_not_missed(known):
+    known.mirrored.unlink()
+    known.age(known.made[0], "20240101T000000Z")
+    assert f"{known.mirrored}, which says what" in known.mirror(keep_days=9999)["warnings"][0]
+    done = known.mirror(keep_days=1, accept=True)
+    assert done["pruned"]["generations"] == ["20240101T000000Z"]
+    assert (known.mirror()["warnings"], problems(known)) == ([], [])
+
+
+def forged(site):
+    """Let the newest generation say something else, its sums as they should be."""
+    path = site.top / "generations" / site.made[2] / "manifest.json"
+    path.write_text(path.read_text().replace('"run": ""', '"run": "20250101000000"'))
+    site.age(site.made[2], site.made[2])
+    return site.made[2]
+
+
+def foreign(site):
+    """Put one more generation there, made of the newest."""
+    where = site.top / "generations" / site.made[2]
+    later = amanda_generations.made(site.made[2]) + datetime.timedelta(seconds=30)
+    name = later.strftime("%Y%m%dT%H%M%SZ")
+    shutil.copytree(where, where.with_name("kept"))
+    site.age(site.made[2], name)
+    where.with_name("kept").rename(where)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("forge", "said"),
+    [(forged, "isn't the one that this server wrote"), (foreign, "it isn't its own")],
+)
+def test_a_generation_that_somebody_else_wrote_is_not_believed(known, forge, said):
+    name = forge(known)
+    (problem,) = problems(known)
+    assert name in problem and said in problem
+    with pytest.raises(AmandaError, match=f"{said}.*accept=True'.*take the one before"):
+        source(known)
+    with pytest.raises(AmandaError, match=said):
+        source(known, name)
+    done = known.mirror()
+    assert done["damaged"] == [name] and said in done["warnings"][0]
+    shutil.rmtree(known.top / "generations" / name)
+    done = known.mirror()
+    assert (done["warnings"], done["gone"]) == ([], None)
+
+
+def test_a_damaged_generation_that_comes_back_whole_is_known_again(known):
+    path = known.top / "generations" / known.made[1] / "manifest.json"
+    flip(path)
+    for _ in range(2):
+        assert known.mirror()["damaged"] == [known.made[1]]
+    flip(path)
+    assert known.mirror()["warnings"] == problems(known) == []
+    shutil.rmtree(path.parent)
+    assert known.made[1] in known.mirror()["gone"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"made": {"x": 1}, "unsettled": {}}'])
+def test_a_record_of_generations_that_is_damaged_or_lost_is_begun_anew_and_told_once(
+    known, content
+):
+    known.mirrored.unlink() if content is None else known.mirrored.write_text(content)
+    assert load(known) == known.made[2]
+    (warning,) = known.mirror()["warnings"]
+    assert f"{known.mirrored}, which says what generations" in warning and "with the 3" in warning
+    assert known.mirror()["warnings"] == []
+
+
+@pytest.mark.parametrize(("stops", "after"), [("finish", False), ("finish", True), ("prune", True)])
+def test_a_mirror_that_stops_between_its_record_and_the_mirror_misses_nothing(
+    known, monkeypatch, stops, after
+):
+    real = getattr(amanda_mirror_user, stops)
+
+    def stop(*arguments):
+        if after:
+            real(*arguments)
+        if "tapes" not in str(arguments[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken, contextlib.suppress(AmandaError):
+        broken.setattr(amanda_mirror_user, stops, stop)
+        known.mirror(keep_days=-1)
+    done = known.mirror(keep_days=999)
+    assert (done["warnings"], problems(known)) == ([], [])
 
 
 def test_a_long_pause_and_another_server_are_unusual(site):
