@@ -356,7 +356,7 @@ def test_a_changed_catalogue_or_manifest_changes_nothing_here(fresh):
     before_it = sorted(MIRROR.glob("daily/generations/*"))[0].name
     said = message(rebuild(fresh))
     assert f"the catalogue was changed: {archive}" in said
-    assert f"If it is damaged, take the one before: generation={before_it}" in said
+    assert f"If it is damaged, take the one before: config=daily generation={before_it}" in said
     manifest = archive.with_name("manifest.json")
     manifest.write_text(manifest.read_text().replace("daily-0001", "daily-0003"))
     said = message(rebuild(fresh))
