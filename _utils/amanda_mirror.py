@@ -7,7 +7,6 @@ changed; a new generation counts from the moment its directory, manifest and all
 """
 
 import dataclasses
-import datetime
 import os
 import socket
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import amanda_archive
 import amanda_copying
-import amanda_generations
+import amanda_earlier
 import amanda_manifest
 import amanda_mirror_user
 import amanda_mirrored
@@ -39,8 +38,6 @@ from amanda_manifest import (
 )
 from amanda_pruning import keep, last_fulls, unrestorable, unusual
 from amanda_rights import MOST_FILES, as_user, hand_over
-
-_SHOWN = 5  # generations in a message
 
 _ROOM = 16 << 20
 """Bytes kept free for manifest and catalogue when room on the mirror is checked."""
@@ -125,8 +122,8 @@ def mirror(
         "copied_bytes": manifest.new_bytes,
         "lacking": [label for label, _ in lacking],
         "differing": session.differing,
-        "damaged": session.damaged[:_SHOWN],
-        "gone": session.gone,
+        "damaged": session.earlier.damaged[: amanda_earlier.SHOWN],
+        "gone": session.earlier.gone,
         "pruned": pruned,
         "warnings": session.warnings,
         "seconds": round(time.monotonic() - started, 3),
@@ -149,64 +146,17 @@ class _Session:
         held = self._there(amanda_mirror_user.survey, self.directory, config)
         self.free = held["free"]
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
-        self.names = amanda_generations.names(settings, config)
-        self.manifests, self.damaged, self.gone = [], [], None
-        self._read_generations(accept)
+        self.earlier = amanda_earlier.Earlier(settings, self.mirrored, accept)
+        self.manifests = self.earlier.manifests
+        self.warnings += self.earlier.warnings
+        for warning in self.earlier.doubts:
+            self.doubt(warning)
         self.known = {copy.key: copy for old in self.manifests for copy in old.tapes}
         if self.record.incomplete:
             self.doubt(
                 "what was verified is not all known again since its record was lost, so nothing "
                 "is removed from the mirror"
             )
-
-    def _read_generations(self, accept):
-        """Take in what earlier generations say; what can't be believed is left as it is, and told.
-
-        Neither the name of the new one nor its measure comes from those.
-        """
-        problems, found = [], {}
-
-        def add(name, manifest, problem):
-            if problem:
-                self.damaged.append(name)
-                problems.append(problem)
-            else:
-                found[name] = amanda_manifest.digest(manifest.source)
-                self.manifests.append(dataclasses.replace(manifest, source=""))  # it is large
-
-        known = None if accept else self.mirrored
-        amanda_generations.each(self.settings, self.config, self.names, add, known)
-        self._compare(found, accept)
-        if problems:
-            more = len(problems) - _SHOWN
-            told = "; ".join(problems[:_SHOWN]) + (f" (and {more} more)" if more > 0 else "")
-            what = amanda_generations.remedy(self.settings, self.config, self.damaged[:_SHOWN])
-            self.doubt(
-                f"{told}. {what}. Until then each mirror of {self.config} fails, and nothing is "
-                "removed from the mirror"
-            )
-
-    def _compare(self, found, accept):
-        """Compare what is *found*, SHA-256 by name, with what was made; what is gone is told.
-
-        What is damaged isn't missed once an administrator has removed it.
-        """
-        mirrored = self.mirrored
-        if accept or mirrored.made is None:
-            if found and mirrored.file and not accept:
-                why = "was damaged" if mirrored.damaged else "was not there"
-                self.warnings.append(
-                    f"{mirrored.file}, which says what generations this server made, {why}. It is "
-                    f"begun anew with the {len(found)} that are on the mirror: see that none is "
-                    "missing there"
-                )
-            mirrored.begin(found)
-            return
-        mirrored.settle(set(mirrored.unsettled) - set(self.damaged), found)
-        mirrored.unsettle({n: mirrored.made[n] for n in self.damaged if n in mirrored.made})
-        self.gone = mirrored.gone(self.names)
-        if self.gone:
-            self.doubt(self.gone)
 
     def doubt(self, warning):
         """Say what is wrong; nothing is removed from the mirror in such a run."""
@@ -371,7 +321,7 @@ class _Session:
 
     def generation(self, places, method, run, dumps, copies, extras, accept, trial):
         """Write the generation: catalogue, sheet, manifest, and at last its name."""
-        name = self._name()
+        name = self.earlier.next_name()
         final = self.top / GENERATIONS / name
         partial = f"{final}{PARTIAL}"
         archive = self._archive(places, method, partial, extras)
@@ -462,16 +412,6 @@ class _Session:
                 "no generation is made, since the catalogue that was sealed for it can't be opened "
                 f"again: {error}"
             ) from error
-
-    def _name(self):
-        """Return the new generation's name: now, but after the newest that was made."""
-        second = datetime.timedelta(seconds=1)
-        moment = datetime.datetime.now(datetime.timezone.utc)
-        if mine := amanda_generations.timely(self.mirrored.made):
-            moment = max(moment, amanda_generations.made(max(mine)) + second)
-        while (name := moment.strftime("%Y%m%dT%H%M%SZ")) in self.names:
-            moment += second
-        return name
 
     def prune(self, manifest):
         """Remove what no kept generation needs; return the names of what went, and why none did."""
