@@ -190,6 +190,12 @@ def test_amanda_and_the_mirror_go_on_where_the_lost_server_was(fresh, lost):
     assert step["copied_tapes"] == []
     assert step["warnings"] == []
     assert not step["pruned"]["paused"]
+    first = min((MIRROR / "daily/generations").iterdir())
+    shutil.rmtree(first)
+    for accept, gone in ((False, True), (True, False)):
+        (step,) = [s for s in fresh.run("mirror", accept=accept)["steps"] if s["step"] == "mirror"]
+        assert step["success"] is not gone
+        assert (f"generation {first.name} of daily, which this" in step["message"]) is gone
 
 
 def test_the_next_dumps_are_full_as_the_lost_server_may_have_dumped_after_its_mirror(fresh):
