@@ -685,4 +685,4 @@ def test_a_lost_key_stops_everything_and_a_new_one_makes_full_dumps_and_old_ones
     answer = steps(fleet.run("mirror"))["mirror"]
     assert answer["success"], answer
     manifest = amanda_generations.load(fleet.settings.mirror, "daily")
-    assert set(manifest.fulls) == {("web1", data)}
+    assert set(manifest.fulls) == {f"web1 {data}"}
