@@ -301,16 +301,14 @@ def _missing(encryption, platform, dumped):
 
 def _had(encryption, missing, secret, dumped):
     """Tell whether this server had the *missing* part of its *secret* files before."""
-    if KEYS.exists() and not _known().isdisjoint(missing):
+    if len(missing) < len(secret):
         return True
-    if len(missing) < len(secret) or (not KEYS.exists() and dumped):
-        return True
+    if KEYS.exists():
+        return not _known().isdisjoint(missing)
     # The server's own public half is in no pillar.
-    return bool(
-        encryption.method == "age"
-        and AGE_RECIPIENTS.exists()
-        and _sealed_to() - {key.encode() for key in encryption.recipients}
-    )
+    pillar = {key.encode() for key in encryption.recipients}
+    age = encryption.method == "age" and AGE_RECIPIENTS.exists()
+    return dumped or bool(age and _sealed_to() - pillar)
 
 
 def _known():

@@ -54,6 +54,7 @@ ON_THE_SERVER = f"""
 /var/lib/amanda/vtapes/daily/               backup:backup 700
 /var/lib/amanda/vtapes/daily/slot10/        backup:backup 700
 /var/lib/salt-amanda/                       root:root 700
+/var/lib/salt-amanda/keys                   root:root 600
 /var/lib/salt-amanda/runs/                  root:root 700
 /var/lib/salt-amanda/settings.json          root:root 600
 """
@@ -203,6 +204,23 @@ def test_a_key_that_the_server_is_to_hold_no_more_is_told_of_and_left_there(flee
     assert (second["result"], second["changes"]) == (True, {})
     assert f"shred -u {identity}" in second["warnings"][0]
     assert recipients == encryption["recipients"]
+    assert fleet.read(SERVER, identity) == before
+
+
+def test_a_lost_key_is_asked_for_and_not_replaced(fleet):
+    identity = "/etc/salt-amanda/age/identity"
+    before = fleet.read(SERVER, identity)
+    fleet.run(SERVER, ["mv", identity, "/root/aside"])
+    try:
+        for dry in (True, False):
+            said = single(fleet, SERVER, "amanda.encryption_keys", "keys", test=dry)
+            assert (said["result"], said["changes"]) == (False, {})
+            assert f"{identity} is missing, and was here before" in said["comment"]
+            assert "owned by backup:backup, with mode 0400" in said["comment"]
+        assert fleet.run(SERVER, ["test", "-e", identity], check=False).returncode == 1
+    finally:
+        fleet.run(SERVER, ["mv", "/root/aside", identity])
+    assert single(fleet, SERVER, "amanda.encryption_keys", "keys")["changes"] == {}
     assert fleet.read(SERVER, identity) == before
 
 
