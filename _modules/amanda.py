@@ -504,6 +504,7 @@ def run_due():
         if fault:
             _tell_end({"config": "pillar", "state": "failed", "success": False, "message": fault})
             __context__["retcode"] = 2
+        amanda_delivery.sweep()
         answer = {"pillar": fault}
         answer["reported"] = [_report(result) for result in amanda_results.unreported()]
         answer["runs"] = [
@@ -1046,7 +1047,8 @@ def drill_record(directories, config=None):
     directories
         For each of them ``of``, from :func:`offer`; ``to``, the minion; ``answer``, what
         :func:`accept` gave there, or why it could not be delivered, or None if it wasn't;
-        ``seconds`` that the delivery took.
+        ``seconds`` that the delivery took. Without ``of`` nothing could be offered: ``name`` says
+        what, ``answer`` why.
     config
         Which Amanda config; may be left out if there is only one.
 
@@ -1054,15 +1056,19 @@ def drill_record(directories, config=None):
     """
     with _salt_errors():
         name = _usable_settings()[0].config(config).name
-        entries = [
-            amanda_drill.delivered(each["of"], each["to"], each["answer"], each["seconds"])
-            if each["answer"] is not None
-            else each["of"]
-            for each in directories
-        ]
+        entries = [_drill_entry(each) for each in directories]
         result = amanda_drill.result(name, amanda_results.now(), entries)
         amanda_drill.record(result)
     return _drilled(result)
+
+
+def _drill_entry(directory):
+    of, answer = directory["of"], directory["answer"]
+    if of is None:
+        return amanda_drill.missed(directory["name"]["host"], directory["name"]["disk"], answer)
+    if answer is None:
+        return of
+    return amanda_drill.delivered(of, directory["to"], answer, directory["seconds"])
 
 
 def receive(server, offer=None, into=None):

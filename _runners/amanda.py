@@ -9,6 +9,9 @@ Each function asks minions and returns data.
 import contextlib
 import datetime
 import secrets
+import signal
+import sys
+import threading
 import time
 
 import salt.client
@@ -35,11 +38,25 @@ class Failed(salt.exceptions.NotImplemented):
 @contextlib.contextmanager
 def _in_words():
     try:
-        yield
+        with _hung_up_as_interrupted():
+            yield
     except salt.exceptions.SaltException as error:
         raise Failed(str(error)) from error
     except SystemExit as error:  # the salt-run command was interrupted
         raise Failed("broken off: nothing was delivered, and nothing of it is left") from error
+
+
+@contextlib.contextmanager
+def _hung_up_as_interrupted():
+    """End this block as an interrupt does if the terminal goes away; Salt itself would just die."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def recover(
@@ -90,9 +107,9 @@ def recover(
         options = {"source": source, "config": config, "generation": generation}
         options.update(at=at, identity=identity, directory=directory)
         with _offered(minions, server, host, path, to, **options) as offer:
-            told = _deliver(minions, server, to, offer, into)
+            of = _restored(server, offer)
+            told = _deliver(minions, server, to, _parcel(offer, host), into)
         destination, manifest = (_text(to, told, key) for key in ("destination", "manifest"))
-    of = offer["of"]
     base = of["restored"].rpartition("/")[2]
     answer = {**of, "to": to, "restored": f"{destination}/{base}", "manifest": manifest}
     answer["message"] = f"{path} of {host} as of {of['as_of']} is on {to}: {answer['restored']}"
@@ -153,11 +170,19 @@ def drill(
 
 def _drill_one(minions, server, to, name, options):
     """Return what came of one directory, as ``amanda.drill_record`` takes it."""
+    try:
+        return _tried(minions, server, to, name, options)
+    except CommandExecutionError as error:  # it must not cost the others their results
+        return {"of": None, "to": to, "name": name, "answer": str(error), "seconds": 0}
+
+
+def _tried(minions, server, to, name, options):
     with _offered(minions, server, name["host"], name["disk"], to, **options) as offer:
         began, answer = time.monotonic(), None
-        if "id" in offer:
+        if "key" in offer:
             try:
-                answer = _deliver(minions, server, to, offer)
+                parcel = _parcel(offer, name["host"], offer.get("drill"))
+                answer = _deliver(minions, server, to, parcel)
             except CommandExecutionError as error:
                 answer = str(error)
     seconds = round(time.monotonic() - began, 3)
@@ -170,30 +195,49 @@ def _offered(minions, server, *arguments, **options):
     now = datetime.datetime.now(datetime.timezone.utc)
     identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     try:
-        yield minions.ask(server, "offer", identity, *arguments, **options)
+        offer = minions.ask(server, "offer", identity, *arguments, **options)
+        if not isinstance(offer, dict):
+            raise CommandExecutionError(f"{server} doesn't say what it offers")
+        yield {**offer, "id": identity}
     finally:
         with contextlib.suppress(CommandExecutionError):  # the first error counts
             minions.ask(server, "withdraw", identity)
 
 
-def _deliver(minions, server, to, offer, into=None):
+def _parcel(offer, host, drill=None):
+    """Return what the minion is told of an offer; what it is, is for us to say, not the server."""
+    parcel = {key: offer.get(key) for key in ("id", "key", "bytes", "entries")}
+    return {**parcel, "host": host, "drill": drill}
+
+
+def _restored(server, offer):
+    """Return what ``amanda.recover`` gave on the server, if it is that."""
+    of = offer.get("of")
+    try:
+        of["restored"].rpartition("/")
+        int(of["missing"]["count"])
+        return {**of, "as_of": str(of["as_of"])}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise CommandExecutionError(f"{server} doesn't say what it has restored") from None
+
+
+def _deliver(minions, server, to, parcel, into=None):
     """Have the server send what it offers to a minion; return what that says of it.
 
     Whatever happens, the door there is shut afterwards.
     """
     try:
-        parcel = {key: offer.get(key) for key in ("id", "host", "key", "bytes", "entries", "drill")}
         minions.ask(to, "receive", server, offer=parcel, into=into)
         try:
-            sent = minions.ask(server, "send", offer["id"])
+            sent = minions.ask(server, "send", parcel["id"])
         except CommandExecutionError as error:
-            reason = minions.ask(to, "refuse", offer["id"])
+            reason = minions.ask(to, "refuse", parcel["id"])
             told = f"{error}. {to}: {_printable(str(reason))}" if reason else error
             raise CommandExecutionError(told) from None
-        return minions.ask(to, "accept", offer["id"], sent["sha256"])
+        return minions.ask(to, "accept", parcel["id"], sent["sha256"])
     except BaseException:
         with contextlib.suppress(CommandExecutionError):  # the first error counts
-            minions.ask(to, "refuse", offer["id"])
+            minions.ask(to, "refuse", parcel["id"])
         raise
 
 

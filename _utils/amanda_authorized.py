@@ -32,7 +32,8 @@ def alone(what="authorized"):
     """Let nobody else of ours change an ``authorized_keys`` file during this block.
 
     what
-        ``door``: let nobody open a door, instead.
+        ``door``: let nobody open or shut a door, instead; ``delivery``: nobody begin or withdraw a
+        delivery.
     """
     amanda_files.apply([amanda_files.Managed(RUNTIME, mode=0o755)])
     handle = os.open(RUNTIME / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -126,7 +127,8 @@ def door_line(key, addresses, program, identity, seconds):
     seconds
         For how long the key opens anything.
     """
-    # In local time: OpenSSH before 9.1 knows no other.
+    # In local time: OpenSSH before 9.1 knows no other. The minion may have begun in another zone.
+    time.tzset()
     expiry = time.strftime("%Y%m%d%H%M%S", time.localtime(time.time() + seconds))
     options = f'restrict,from="{addresses}",expiry-time="{expiry}",command="{program} {identity}"'
     return f"{options} {key} {DOOR}{identity}"

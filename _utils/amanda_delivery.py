@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+import amanda_abandoned
+import amanda_authorized
 import amanda_command
 import amanda_disklist
 import amanda_files
@@ -106,10 +108,12 @@ def preparing(identity, to, config, directory):
     directory
         Where there is room: root's, as :func:`amanda_destination.check` has it.
     """
-    _sweep()
+    sweep()
     delivery = Delivery(identity, to, config, Path(directory) / f".amanda-delivery-{identity}")
     DELIVERIES.mkdir(mode=0o700, exist_ok=True)
-    _save(delivery)
+    with amanda_authorized.alone("delivery"):
+        amanda_abandoned.check(identity)
+        _save(delivery)
     try:
         delivery.place.mkdir(mode=0o700)
         yield delivery
@@ -345,9 +349,12 @@ def _forget_key(identity):
 
 
 def withdraw(identity):
-    """Remove the tree and the key of a delivery, if they are there still."""
-    with contextlib.suppress(ArgumentError):
-        _remove(load(identity))
+    """Remove the tree and the key of a delivery, if they are there; it can't begin any more."""
+    _note(identity)  # raises if this is no id
+    with amanda_authorized.alone("delivery"):
+        amanda_abandoned.note(identity)
+        with contextlib.suppress(ArgumentError):
+            _remove(load(identity))
 
 
 def _remove(delivery):
@@ -356,7 +363,7 @@ def _remove(delivery):
     _note(delivery.id).unlink(missing_ok=True)
 
 
-def _sweep():
+def sweep():
     """Remove what nobody came back for."""
     if not DELIVERIES.is_dir():
         return

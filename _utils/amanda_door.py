@@ -14,10 +14,13 @@ import shutil
 import socket
 import time
 
+import amanda_abandoned
 import amanda_authorized
 import amanda_destination
+import amanda_dle
 import amanda_files
 import amanda_layout
+import amanda_names
 import amanda_receiving
 import amanda_results
 import amanda_ssh
@@ -64,6 +67,7 @@ def check(settings, into, host, platform):
         if not program.is_file():
             raise AmandaError(f"{program} is missing: apply the state backup on {settings.id}")
     amanda_authorized.sources(amanda_authorized.read(authorized(platform)), settings.server)
+    _check_shut()
     if into is None:
         for path in (amanda_layout.STATE, amanda_layout.RECOVERED):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -91,11 +95,8 @@ def open_for(offer, settings, into, platform):
     destination = check(settings, into, offer["host"], platform)
     _check_room(offer, destination)
     with amanda_authorized.alone("door"):
-        if is_open():
-            raise AmandaError(
-                "another delivery to this minion is going on: wait for its end, or end it by "
-                f"systemctl stop {amanda_layout.DOOR_UNIT}"
-            )
+        amanda_abandoned.check(offer["id"])
+        _check_shut()
         amanda_receiving.clear()
         amanda_layout.STATE.mkdir(mode=0o700, exist_ok=True)
         amanda_layout.RECEIVED.unlink(missing_ok=True)
@@ -115,6 +116,14 @@ def open_for(offer, settings, into, platform):
             amanda_receiving.clear()
             raise
     return os.fspath(destination)
+
+
+def _check_shut():
+    if is_open():
+        raise AmandaError(
+            "another delivery to this minion is going on: wait for its end, or end it by "
+            f"systemctl stop {amanda_layout.DOOR_UNIT}"
+        )
 
 
 def _let_in(offer, server, file):
@@ -138,24 +147,33 @@ def _checked(offer):
         drill = offer.get("drill")
         checked = {
             "id": _ID.fullmatch(offer["id"])[0],
-            "host": str(offer["host"]),
+            "host": offer["host"],
             "key": amanda_ssh.parse_public_key(offer["key"]),
             "bytes": int(offer["bytes"]),
             "entries": int(offer["entries"]),
             "drill": drill
             and {
-                "base": str(drill["base"]),
+                "base": _step(drill["base"]),
                 "disk": drill["disk"] and str(drill["disk"]),
                 "since": float(drill["since"]),
             },
         }
         if min(checked["bytes"], checked["entries"]) < 0:
             raise ValueError("less than nothing")
+        if problem := amanda_dle.id_problem(checked["host"]):
+            raise ValueError(f"its host: {problem}")
         return checked
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArgumentError(
             f"this is no offer that a server made ({error}): deliver by salt-run amanda.recover"
         ) from None
+
+
+def _step(name):
+    """Return *name*, in the form of :mod:`amanda_names`, if it leads one step down."""
+    if amanda_names.raw(name) in (b"", b".", b"..") or b"/" in amanda_names.raw(name):
+        raise ValueError("its base is no plain name")
+    return name
 
 
 def _check_room(offer, destination):
@@ -223,12 +241,16 @@ def refuse(identity):
     """Break a delivery off and shut the door; return why it failed by itself, or None.
 
     identity
-        The delivery's id; another's is left alone.
+        The delivery's id; another's is left alone. A door for it isn't opened any more.
     """
-    expected = amanda_receiving.load(amanda_layout.DOOR)
-    if expected and expected["id"] == identity:
-        run(["systemctl", "stop", "--", amanda_layout.DOOR_UNIT], ok=_STOPPED)
-        amanda_receiving.clear()
+    if not _ID.fullmatch(str(identity)):
+        raise ArgumentError(f"{identity!r} is not the id of a delivery")
+    with amanda_authorized.alone("door"):
+        amanda_abandoned.note(identity)
+        expected = amanda_receiving.load(amanda_layout.DOOR)
+        if expected and expected["id"] == identity:
+            run(["systemctl", "stop", "--", amanda_layout.DOOR_UNIT], ok=_STOPPED)
+            amanda_receiving.clear()
     outcome = _outcome(identity)
     return outcome and outcome["problem"]
 

@@ -188,6 +188,11 @@ def _differing(different, count):
     return different and f"{count} names differ, one of them: {different[0]}"
 
 
+def missed(host, disk, problem):
+    """Return the entry of a DLE that could not be tried, *problem* being why."""
+    return _Entry(host, disk).failed(problem)
+
+
 def delivered(entry, minion, answer, seconds):
     """Return the entry of a DLE that a minion was sent to compare with what it has.
 

@@ -1,5 +1,6 @@
 """A restored tree beside the files that this host has now: those that haven't changed since."""
 
+import contextlib
 import os
 import stat
 
@@ -22,10 +23,11 @@ def compare(root, top, since):
     Returns ``{"compared": …, "changed": …}``, how many there were, and what differs, in words.
     """
     counts, different = {"compared": 0, "changed": 0}, []
+    live = os.path.realpath(top)  # the directory itself may be a link; what users made in it not
     for name, status in amanda_restored.walk(root):
         if not stat.S_ISREG(status.st_mode):
             continue
-        same = _same(os.path.join(os.fsencode(root), name), top + b"/" + name, since)
+        same = _same(os.path.join(os.fsencode(root), name), live, name, since)
         counts["changed" if same is None else "compared"] += 1
         if same is False:
             told = f"{amanda_names.text(name)}: it isn't what the host has, unchanged since"
@@ -33,16 +35,23 @@ def compare(root, top, since):
     return counts, different
 
 
-def _same(restored, live, since):
+def _same(restored, top, name, since):
     """Tell whether two files are the same; None if the live one has changed or gone meanwhile.
 
-    No attribute can change, nor any content, without the time of change that the kernel keeps.
+    No attribute can change, nor any content, without the time of change that the kernel keeps. The
+    live one is *name* below *top*, in no link that somebody may have put there, and no device.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    directory, _, base = name.rpartition(b"/")
     try:
-        with open(os.open(live, flags), "rb", buffering=0) as now:
-            before = os.fstat(now.fileno())
+        with contextlib.ExitStack() as stack:
+            there = stack.enter_context(amanda_restored.opened(top, directory))
+            before = os.stat(base, dir_fd=there, follow_symlinks=False)
             if not stat.S_ISREG(before.st_mode) or before.st_ctime >= since:
+                return None
+            handle = os.open(base, flags, dir_fd=there)
+            now = stack.enter_context(open(handle, "rb", buffering=0))
+            if not os.path.samestat(os.fstat(now.fileno()), before):
                 return None
             with open(restored, "rb", buffering=0) as then:
                 same = _alike(os.fstat(then.fileno()), before) and _same_content(then, now)

@@ -267,7 +267,8 @@ def _scratch(destination):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise AmandaError(
                 f"nothing was restored: {destination} is full, or its owner has no room left "
-                "there. Make room, or choose another destination="
+                "there. Make room, or name another directory: destination=, with salt-run "
+                "directory="
             ) from None
         raise AmandaError(f"nothing was restored to {destination}: {error}") from error
 

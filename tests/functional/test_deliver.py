@@ -239,6 +239,48 @@ def test_there_is_one_door_at_a_time(parcel, directory):
     assert sent.accept(sent.send())["files"] == 1
 
 
+def test_a_door_that_is_refused_before_it_is_asked_for_stays_shut(parcel, directory):
+    """The runner was interrupted, and what it took back came before what it had asked for."""
+    sent = parcel(small)
+    assert sent.refuse() is None
+    with pytest.raises(AmandaError, match="was broken off before it began"):
+        sent.open(directory / "new")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"host": "/etc/systemd/system/evil"}, "its host"),
+        ({"host": "../evil"}, "its host"),
+        ({"drill": {"base": "../etc", "disk": "/etc", "since": 0}}, "its base is no plain name"),
+        ({"drill": {"base": "/etc", "disk": "/etc", "since": 0}}, "its base is no plain name"),
+    ],
+)
+def test_a_server_that_was_broken_into_has_no_say_in_where_a_tree_goes(
+    parcel, directory, changes, said
+):
+    with pytest.raises(AmandaError, match=f"no offer that a server made .{said}"):
+        parcel(small).open(None, **changes)
+
+
+def test_a_minion_that_was_put_into_another_time_zone_since_it_began_lets_a_delivery_in(
+    parcel, directory
+):
+    zone, before = Path("/etc/localtime"), time.localtime()
+    link = os.readlink(zone)
+    zone.unlink()
+    zone.symlink_to("/usr/share/zoneinfo/Pacific/Kiritimati")
+    try:
+        assert time.localtime().tm_gmtoff == before.tm_gmtoff  # as this process still has it
+        sent = parcel(small)
+        sent.open(directory / "new")
+        assert sent.accept(sent.send())["files"] == 1
+    finally:
+        zone.unlink()
+        zone.symlink_to(link)
+        time.tzset()
+
+
 def test_the_key_opens_nothing_but_the_door_and_that_only_once(parcel, directory, fleet):
     proof = Path("/var/tmp/proof")
     sent = parcel(small)
@@ -363,6 +405,17 @@ def test_what_is_withdrawn_while_it_is_made_leaves_nothing(fleet, tmp_path):
         amanda_delivery.offer(delivery, fleet.platform.user)
     assert not list(tmp_path.iterdir()) and not list(amanda_layout.DELIVERIES.iterdir())
     assert not list(amanda_layout.RUNTIME.glob("delivery-*"))
+
+
+def test_what_is_withdrawn_before_it_begins_is_never_made(fleet, tmp_path):
+    identity = new_id()
+    amanda_delivery.withdraw(identity)
+    with (
+        pytest.raises(AmandaError, match="was broken off before it began"),
+        amanda_delivery.preparing(identity, "web1", "daily", tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir()) and not list(amanda_layout.DELIVERIES.iterdir())
 
 
 def test_a_tree_that_nobody_came_back_for_is_removed_by_a_later_delivery(parcel, tmp_path):

@@ -139,7 +139,8 @@ def held(runner, *words):
         process.wait()
 
 
-def test_an_interrupt_shuts_the_door_and_an_apply_before_it_does_no_harm(runner):
+@pytest.mark.parametrize("signal", ["INT", "HUP"])
+def test_an_interrupt_shuts_the_door_and_an_apply_before_it_does_no_harm(runner, signal):
     with held(runner) as process:
         assert b"amanda-door:" in runner.bed.read("db1", KEYS)
         single = on_fleet.single(
@@ -148,7 +149,7 @@ def test_an_interrupt_shuts_the_door_and_an_apply_before_it_does_no_harm(runner)
         assert single["result"] is True and not single["changes"], single
         assert b"amanda-door:" in runner.bed.read("db1", KEYS)
         # to the command itself, as a terminal would: the test's own process only goes there
-        argv = ["pkill", "--oldest", "--signal=INT", "--full", "salt-run.*amanda.recover"]
+        argv = ["pkill", "--oldest", f"--signal={signal}", "--full", "salt-run.*amanda.recover"]
         runner.bed.run(salt.MASTER, argv)
         until(lambda: process.poll() is not None, "the end of the command")
         assert b"broken off: nothing was delivered" in process.stdout.read()
