@@ -116,7 +116,7 @@ def _generation_problems(work):
         names = amanda_generations.names(mirror, config)
     except AmandaError as error:
         return [str(error)]
-    gone = amanda_mirrored.read(config).gone(names)
+    gone = amanda_mirrored.read(mirror, config).gone(names)
     ahead = [name for name in names if amanda_generations.misdated(name)][:_SHOWN]
     odd = [f"generation {name}: {amanda_generations.misdated(name)}" for name in ahead]
     odd += [amanda_generations.remedy(mirror, config, ahead)] if odd else []

@@ -19,19 +19,23 @@ class Mirrored:
         The config's name.
     file
         Where it is stored; None: nowhere, and nothing is known.
+    directory
+        The mirror's directory: of another that the pillar named before nothing is known.
 
     ``made`` has the SHA-256 by the generation's name, None if nothing is known. ``unsettled`` has
     it of those that were being written or removed, or were damaged: they may be there or not.
     """
 
-    def __init__(self, config, file=None):
-        self.config = config
+    def __init__(self, config, file=None, directory=None):
+        self.config, self.directory = config, directory
         self.file = file and Path(file)
         self.made, self.unsettled = None, {}
         self.damaged = False
         try:
             if self.file:
-                self.made, self.unsettled = _decode(self.file.read_bytes())
+                where, made, unsettled = _decode(self.file.read_bytes())
+                if where == directory:
+                    self.made, self.unsettled = made, unsettled
         except FileNotFoundError:
             pass
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -95,7 +99,8 @@ class Mirrored:
     def _store(self):
         if self.file:
             self.file.parent.mkdir(mode=0o700, exist_ok=True)
-            text = json.dumps({"made": self.made, "unsettled": self.unsettled}, indent=1) + "\n"
+            data = {"directory": self.directory, "made": self.made, "unsettled": self.unsettled}
+            text = json.dumps(data, indent=1) + "\n"
             amanda_files.write(self.file, text.encode(), mode=0o600)
 
 
@@ -108,9 +113,9 @@ def _decode(text):
         for name, sha256 in part.items():
             if not (GENERATION.fullmatch(name) and SHA256.fullmatch(sha256)):
                 raise ValueError(f"{name!r} has no SHA-256")
-    return data["made"], data["unsettled"]
+    return data["directory"], data["made"], data["unsettled"]
 
 
-def read(config):
-    """Return the :class:`Mirrored` of a config of this server."""
-    return Mirrored(config, amanda_layout.MIRRORED / f"{config}.json")
+def read(mirror, config):
+    """Return the :class:`Mirrored` of a config of this server on an :class:`amanda_settings.Mirror`."""
+    return Mirrored(config, amanda_layout.MIRRORED / f"{config}.json", mirror.directory)

@@ -255,7 +255,7 @@ class _Session:
 
         names = amanda_generations.names(mirror, config)
         amanda_generations.each(mirror, config, names, add)
-        amanda_mirrored.read(config).begin(found)
+        amanda_mirrored.read(mirror, config).begin(found)
 
     def _fleet(self, extras):
         """Return the old server's fleet; None if there is none, or this server has a newer one."""

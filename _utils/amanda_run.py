@@ -342,7 +342,7 @@ def mirror(work):
         run=work.timestamp,
         dumps=dumps,
         record=record,
-        mirrored=amanda_mirrored.read(work.config.name),
+        mirrored=amanda_mirrored.read(work.settings.mirror, work.config.name),
         progress=work.report.progress,
         platform=work.platform,
         accept=work.options.get("accept", False),

@@ -103,7 +103,7 @@ def catalogue(settings, config, source, user, generation=None, identity=None):
         return
     if settings.mirror is None:
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
-    known = amanda_mirrored.read(config)
+    known = amanda_mirrored.read(settings.mirror, config)
     manifest = amanda_generations.load(settings.mirror, config, generation, known)
     opened = amanda_generations.open_catalogue(settings.mirror, manifest, user, identity)
     with contextlib.ExitStack() as stack:

@@ -245,7 +245,7 @@ def _generation(work, name):
     mirror, config = work.settings.mirror, work.places.name
     if mirror is None:
         raise ArgumentError("there is no mirror: set mirror in pillar backup")
-    told, known = {"dumps": 0, "of": 0, "bytes": 0}, amanda_mirrored.read(config)
+    told, known = {"dumps": 0, "of": 0, "bytes": 0}, amanda_mirrored.read(mirror, config)
 
     def report(count, done=0):
         told.update(bytes=told["bytes"] + count, dumps=told["dumps"] + done)

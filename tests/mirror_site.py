@@ -83,7 +83,7 @@ class Site:
             extras={"fleet.json": self.fleet},
             accept=accept,
             record=record,
-            mirrored=self.mirrored and Mirrored("daily", self.mirrored),
+            mirrored=self.mirrored and Mirrored("daily", self.mirrored, self.settings.directory),
         )
 
     def problems(self, generation=None):

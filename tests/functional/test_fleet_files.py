@@ -229,7 +229,6 @@ def dump(fleet, options):
 NAMES = [
     "a b",
     " lead",
-    "trail ",
     "%s%n%d",
     "it's",
     "a:b",

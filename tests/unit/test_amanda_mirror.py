@@ -763,13 +763,23 @@ def source(site, generation=None):
 
 
 def load(site, generation=None):
-    known = amanda_mirrored.read("daily")
+    known = amanda_mirrored.read(site.settings, "daily")
     return amanda_generations.load(site.settings, "daily", generation, known).generation
 
 
 def problems(site):
-    known = amanda_mirrored.read("daily")
+    known = amanda_mirrored.read(site.settings, "daily")
     return amanda_generations.check(site.settings, "daily", hashes=True, known=known)["problems"]
+
+
+def test_a_mirror_in_another_directory_is_another_mirror_that_lacks_nothing(known, tmp_path):
+    """The pillar said so, which only an administrator writes."""
+    (tmp_path / "new").mkdir()
+    known.settings = dataclasses.replace(known.settings, directory=str(tmp_path / "new"))
+    known.top = tmp_path / "new" / "daily"
+    done = known.mirror()
+    assert done["warnings"] == [] and problems(known) == []
+    assert amanda_mirrored.read(known.settings, "daily").made.keys() == {done["generation"]}
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
