@@ -117,5 +117,9 @@ def _decode(text):
 
 
 def read(mirror, config):
-    """Return the :class:`Mirrored` of a config of this server on an :class:`amanda_settings.Mirror`."""
+    """Return the :class:`Mirrored` of a config of this server.
+
+    mirror
+        The :class:`amanda_settings.Mirror`.
+    """
     return Mirrored(config, amanda_layout.MIRRORED / f"{config}.json", mirror.directory)
