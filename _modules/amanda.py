@@ -1052,7 +1052,11 @@ def drill_record(directories, config=None):
     config
         Which Amanda config; may be left out if there is only one.
 
-    CLI Example: for the runner; see ``salt-run amanda.drill``.
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.drill_record '[{of: …, to: web1, answer: …, seconds: 2.5}]'
     """
     with _salt_errors():
         name = _usable_settings()[0].config(config).name
@@ -1112,7 +1116,11 @@ def accept(id, sha256):
 
     Returns where it is, or for a drill what differs from what this minion has.
 
-    CLI Example: for the runner; see ``salt-run amanda.recover``.
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.accept 20261123T094610Z-21628a SHA256
     """
     with _salt_errors():
         return amanda_door.accept(id, sha256)
@@ -1126,7 +1134,11 @@ def refuse(id):
 
     Returns why it failed by itself, if it did.
 
-    CLI Example: for the runner; see ``salt-run amanda.recover``.
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.refuse 20261123T094610Z-21628a
     """
     with _salt_errors():
         return amanda_door.refuse(id)
