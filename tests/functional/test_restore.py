@@ -34,8 +34,8 @@ from tests.functional.local_amanda import USER, LocalAmanda
 from tests.functional.programs import install_client_programs, unharden
 
 FULL = (
-    "nothing was restored: {} is full, or its owner has no room left there. Make room, or choose "
-    "another destination="
+    "nothing was restored: {} is full, or its owner has no room left there. Make room, or name "
+    "another directory: destination=, with salt-run directory="
 )
 TOPS = {"amgtar": b"/srv/hard-amgtar", "gnutar": b"/srv/hard-gnutar"}
 _DUMPTYPES = f"""
