@@ -12,8 +12,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
+import amanda_clock
 import amanda_identity
 import amanda_layout
 from amanda_command import popen
@@ -22,6 +24,9 @@ from amanda_rights import as_user, open_regular
 
 EXTRAS = "salt-amanda"
 """The directory, in the archive, of what only root can read on the server, and of its key."""
+
+ZONE = "zone"
+"""The extra with the name of the server's time zone, by whose time Amanda names its dumps."""
 
 _MOST_EXTRA = 256 << 20
 """Bytes that one of them may have; a fleet of ten thousand clients has some ten million."""
@@ -61,6 +66,7 @@ def seal(places, method, platform, extras=None):
         for name, path in extras.items()
         if path.exists()
     ]
+    texts.append([ZONE, amanda_clock.zone(), time.time()])
     staging = as_user(platform.user, _stage, texts)
     try:
         with contextlib.ExitStack() as stack:
@@ -146,7 +152,7 @@ class Unpacked(amanda_layout.ConfigPlaces):
     """The places of a config in an unpacked archive.
 
     extras
-        The directory of what :func:`extras_of` names.
+        The directory of what :func:`extras_of` names, and of :data:`ZONE`.
     """
 
     extras: Path
@@ -162,7 +168,7 @@ def read_extras(places, user):
 
     Raises :class:`~amanda_errors.AmandaError` if one is no text, or larger than any of ours.
     """
-    return as_user(user, _texts, str(places.extras), list(extras_of(places.name, "age")))
+    return as_user(user, _texts, str(places.extras), [*extras_of(places.name, "age"), ZONE])
 
 
 def _texts(directory, names):

@@ -6,7 +6,10 @@ for a wrong time or in the hour that comes twice when daylight saving ends.
 """
 
 import datetime
+import re
 import time
+import zoneinfo
+from pathlib import Path
 
 import amanda_amdump
 import amanda_catalogue
@@ -16,6 +19,7 @@ LONGEST = 70 * 60
 """Seconds that are waited for: the hour that comes twice, and some more."""
 
 _PACE = 30  # seconds
+_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 def wait(places, progress, now=datetime.datetime.now, sleep=time.sleep):
@@ -47,6 +51,39 @@ def wait(places, progress, now=datetime.datetime.now, sleep=time.sleep):
         pause = min(left, _PACE)
         sleep(pause)
         slept += pause
+
+
+def zone(path=Path("/etc/localtime")):
+    """Return the name of the machine's time zone, as "Europe/Berlin"; "" if it says none."""
+    return str(path.resolve()).partition("/zoneinfo/")[2] if path.exists() else "UTC"
+
+
+def other_zone(name, own=None):
+    """Return what is to be said on a machine with a catalogue of another time zone, or None.
+
+    name
+        The zone of the machine that wrote the catalogue, which may have been tampered with.
+    own
+        This machine's; None asks it.
+    """
+    own = zone() if own is None else own
+    if not own or not _ZONE.fullmatch(name) or _offsets(name) == _offsets(own):
+        return None
+    return (
+        f"Its dumps are named by the local time of {name}, and this server's is that of {own}, so "
+        "their times are read wrongly: before the next run, set the zone that the lost server had, "
+        f"with 'timedatectl set-timezone {name}'"
+    )
+
+
+def _offsets(name):
+    """Return by how much a zone differs from UTC in winter and summer; its name, if unknown."""
+    year = datetime.datetime.now().year
+    try:
+        rules = zoneinfo.ZoneInfo(name)
+    except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
+        return name
+    return [datetime.datetime(year, month, 1, tzinfo=rules).utcoffset() for month in (1, 7)]
 
 
 def _until_later(newest, moment):

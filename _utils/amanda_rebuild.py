@@ -21,6 +21,7 @@ from pathlib import Path
 import amanda_age
 import amanda_archive
 import amanda_catalogue
+import amanda_clock
 import amanda_encryption
 import amanda_files
 import amanda_fleet
@@ -203,7 +204,8 @@ class _Session:
             _mapping("the catalogue's retention.json", self.extras["retention.json"])
         _check_length(self.extras.get("identity", ""))
         self.fleet = self._fleet(self.extras)
-        self.problems = []
+        zone = amanda_clock.other_zone(self.extras.get(amanda_archive.ZONE, ""))
+        self.problems = [zone] if zone else []
 
     def begin(self):
         """Mark the rebuild as begun: from now on nothing else may dump here.

@@ -22,6 +22,7 @@ from amanda_results import new_id
 from tests.functional import hard_tree
 from tests.functional.programs import install_client_programs
 from tests.functional.ssh_fleet import PORT, ROOT, SshFleet
+from tests.functional.zones import time_zone
 
 TREE = Path("/srv/delivered")
 INTO = Path("/srv/into")
@@ -263,28 +264,11 @@ def test_a_server_that_was_broken_into_has_no_say_in_where_a_tree_goes(
         parcel(small).open(None, **changes)
 
 
-@contextlib.contextmanager
-def another_time_zone():
-    """Put the host 14 hours to the east, for this block; processes that ran before don't see it."""
-    zone, aside = Path("/etc/localtime"), Path("/etc/localtime.aside")
-    subprocess.run(["zic", "-d", ROOT, "-"], input=b"Zone East 14:00 - EAST\n", check=True)
-    if zone.is_symlink():
-        zone.rename(aside)
-    zone.symlink_to(ROOT / "East")
-    try:
-        yield
-    finally:
-        zone.unlink()
-        if aside.is_symlink():
-            aside.rename(zone)
-        time.tzset()
-
-
 def test_a_minion_that_was_put_into_another_time_zone_since_it_began_lets_a_delivery_in(
     parcel, directory
 ):
     before = time.localtime().tm_gmtoff
-    with another_time_zone():
+    with time_zone("Pacific/Kiritimati"):  # 14 hours to the east
         assert time.localtime().tm_gmtoff == before  # as this process still has it
         sent = parcel(small)
         sent.open(directory / "new")

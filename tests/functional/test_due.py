@@ -1,7 +1,7 @@
 """Due times under clocks that are really shifted, in the zone that the host is really in."""
 
+import contextlib
 import datetime
-import importlib.resources
 import os
 import subprocess
 import sys
@@ -10,9 +10,8 @@ from pathlib import Path
 import amanda_due
 import pytest
 
-LOCALTIME = Path("/etc/localtime")
-ZONES = Path(str(importlib.resources.files("tzdata"))) / "zoneinfo"
-"""A bare Debian has no zones; those come with croniter, by dateutil."""
+from tests.functional.zones import time_zone
+
 UTILS = Path(amanda_due.__file__).parent
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to set the host's zone")
@@ -33,18 +32,8 @@ print(decision.remark or "")
 @pytest.fixture
 def zone():
     """Give a function that puts the host into a time zone; undone afterwards."""
-    before = os.readlink(LOCALTIME) if LOCALTIME.is_symlink() else None
-    assert before or not LOCALTIME.exists(), "the zone is no link: it could not be put back"
-
-    def put(name):
-        assert (ZONES / name).is_file()
-        LOCALTIME.unlink(missing_ok=True)
-        LOCALTIME.symlink_to(ZONES / name)
-
-    yield put
-    LOCALTIME.unlink(missing_ok=True)
-    if before:
-        LOCALTIME.symlink_to(before)
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(time_zone(name))
 
 
 def look(path, moment, cron="30 2 * * *"):

@@ -23,6 +23,7 @@ import amanda_results
 import pytest
 
 from tests.functional.ssh_fleet import SshFleet
+from tests.functional.zones import time_zone
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, Amanda and sshd")
 
@@ -433,6 +434,15 @@ def test_what_the_lost_server_verified_is_told_if_it_can_not_be_read(fresh, lost
     assert result["success"], result
     assert "What the lost server verified can't be read" in result["steps"][0]["message"]
     assert not list(amanda_layout.VERIFIED.iterdir())
+    assert amanda_catalogue.read(fresh.places) == lost.dumps
+
+
+def test_another_time_zone_than_the_lost_servers_is_told(fresh, lost):
+    with time_zone("Asia/Tokyo"):
+        result = rebuild(fresh)
+    assert result["success"], result
+    said = result["steps"][0]["message"]
+    assert "UTC, and this server's is that of Asia/Tokyo" in said
     assert amanda_catalogue.read(fresh.places) == lost.dumps
 
 

@@ -122,3 +122,40 @@ def test_a_time_that_is_none_is_not_passed_over(places):
     places.tapelist.write_text("99999999999999 daily-0001 reuse\n")
     with pytest.raises(ParseError, match="99999999999999"):
         wait(places, after(days=1))
+
+
+def test_a_catalogue_of_another_time_zone_is_told_with_the_remedy():
+    said = amanda_clock.other_zone("Europe/Berlin", own="Etc/UTC")
+    assert "timedatectl set-timezone Europe/Berlin" in said
+    assert "that of Etc/UTC" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("Europe/Berlin", "Europe/Berlin"),
+        ("Europe/Berlin", "Europe/Rome"),
+        ("UTC", "Etc/UTC"),
+        ("Nowhere/Known", "Nowhere/Known"),
+        ("", "UTC"),
+        ("UTC", ""),
+        ("$(reboot)", "UTC"),
+        ("../../etc/shadow", "UTC"),
+    ],
+)
+def test_zones_that_go_the_same_or_are_no_names_are_not_talked_about(name, own):
+    assert amanda_clock.other_zone(name, own) is None
+
+
+def test_zones_with_another_summer_differ_though_they_agree_in_winter():
+    assert amanda_clock.other_zone("Europe/London", own="UTC")
+
+
+def test_the_machines_zone_is_what_its_localtime_leads_to(tmp_path):
+    (zones := tmp_path / "zoneinfo/Asia").mkdir(parents=True)
+    (zones / "Tokyo").touch()
+    (local := tmp_path / "localtime").symlink_to(zones / "Tokyo")
+    assert amanda_clock.zone(local) == "Asia/Tokyo"
+    assert amanda_clock.zone(tmp_path / "none") == "UTC"
+    (tmp_path / "copied").touch()
+    assert amanda_clock.zone(tmp_path / "copied") == ""
