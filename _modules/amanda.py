@@ -663,15 +663,11 @@ def _waiting(settings, name):
 
 
 @contextlib.contextmanager
-def _catalogue(host, path, source, config, generation, identity, at=None):
-    """Give the catalogue with the newest dump of *path* of *host*, for this block."""
+def _origin(source, generation, identity):
+    """Give where backups are to be read from, for this block."""
     (settings, _), user = _usable_settings(), amanda_platform.detect().user
-    where = (settings, host, path, source, user, config, generation, amanda_sources.timestamp(at))
-    with (
-        amanda_identity.given(identity, user) as key,
-        amanda_sources.holding(*where, identity=key) as catalogue,
-    ):
-        yield catalogue
+    with amanda_identity.given(identity, user) as key:
+        yield amanda_sources.Origin(settings, user, source, generation, key)
 
 
 def _with_unread(catalogue, answer):
@@ -710,23 +706,14 @@ def ls(host, path=None, at=None, source="tapes", config=None, generation=None, i
 
         salt backup-server amanda.ls web1 /home at=2026-11-20
     """
-    with (
-        _salt_errors(),
-        _catalogue(host, path, source, config, generation, identity, at) as catalogue,
-    ):
-        if path is None:
-            moment = amanda_sources.timestamp(at)
-            return _with_unread(catalogue, amanda_find.list_disks(catalogue.dumps, host, moment))
-        names = amanda_find.list_names(
-            catalogue.dumps,
-            catalogue.source,
-            host,
-            path,
-            amanda_sources.timestamp(at),
-            catalogue.user,
-            identity=catalogue.identity,
-        )
-        return _with_unread(catalogue, names)
+    with _salt_errors(), _origin(source, generation, identity) as origin:
+        moment = amanda_sources.timestamp(at)
+        with amanda_sources.holding(origin, host, path, config, moment) as catalogue:
+            if path is None:
+                found = amanda_find.list_disks(catalogue.dumps, host, moment)
+            else:
+                found = amanda_find.list_names(catalogue, host, path, moment)
+            return _with_unread(catalogue, found)
 
 
 def versions(host, path, source="tapes", config=None, generation=None, identity=None):
@@ -741,9 +728,12 @@ def versions(host, path, source="tapes", config=None, generation=None, identity=
 
         salt backup-server amanda.versions web1 /etc/hosts
     """
-    with _salt_errors(), _catalogue(host, path, source, config, generation, identity) as catalogue:
-        found = amanda_find.versions(catalogue.index, catalogue.dumps, host, path)
-        return _with_unread(catalogue, found)
+    with (
+        _salt_errors(),
+        _origin(source, generation, identity) as origin,
+        amanda_sources.holding(origin, host, path, config) as catalogue,
+    ):
+        return _with_unread(catalogue, amanda_find.versions(catalogue, host, path))
 
 
 def recover(
@@ -777,23 +767,17 @@ def recover(
 
         salt backup-server amanda.recover web1 /home/ada at=2026-11-20T18:00
     """
-    with (
-        _salt_errors(),
-        _catalogue(host, path, source, config, generation, identity, at) as catalogue,
-    ):
-        answer = amanda_restore.recover(
-            catalogue.dumps,
-            catalogue.source,
-            host,
-            path,
-            destination or str(_recovered() / f"{host}-{amanda_results.new_id()}"),
-            amanda_sources.timestamp(at),
-            index=catalogue.index,
-            user=catalogue.user,
-            progress=_teller(catalogue.config),
-            identity=catalogue.identity,
-        )
-        return _with_unread(catalogue, answer)
+    with _salt_errors(), _origin(source, generation, identity) as origin:
+        moment = amanda_sources.timestamp(at)
+        with amanda_sources.holding(origin, host, path, config, moment) as catalogue:
+            into = destination or str(_recovered() / f"{host}-{amanda_results.new_id()}")
+            return _restored(catalogue, host, path, into, moment)
+
+
+def _restored(catalogue, host, path, destination, moment):
+    tell = _teller(catalogue.config)
+    answer = amanda_restore.recover(catalogue, host, path, destination, moment, tell)
+    return _with_unread(catalogue, answer)
 
 
 def _recovered():
@@ -841,10 +825,13 @@ def drill(
         count = _sample(sample)
         where = directory or str(_recovered())
         try:
-            with _one_catalogue(source, config, generation, identity) as (catalogue, server):
+            with (
+                _origin(source, generation, identity) as origin,
+                amanda_sources.catalogue(origin, config) as catalogue,
+            ):
                 tell = _teller(catalogue.config, "drill")
                 names = amanda_drill.choose(catalogue.dumps, catalogue.config, count, host, path)
-                result = amanda_drill.drill(catalogue, names, where, server, tell)
+                result = amanda_drill.drill(catalogue, names, where, origin.settings.server, tell)
                 amanda_drill.record(result, catalogue.dumps)
         except AmandaError as error:
             result = _drill_failed(config, error, host, path, generation, identity)
@@ -853,18 +840,6 @@ def drill(
 
 def _sample(sample):
     return None if sample == "all" else _count("sample", sample)
-
-
-@contextlib.contextmanager
-def _one_catalogue(source, config, generation, identity):
-    """Give the catalogue of one config, and the server's id, for this block."""
-    (settings, _), user = _usable_settings(), amanda_platform.detect().user
-    where = (settings, settings.config(config).name, source, user, generation)
-    with (
-        amanda_identity.given(identity, user) as key,
-        amanda_sources.catalogue(*where, identity=key) as catalogue,
-    ):
-        yield catalogue, settings.server
 
 
 def _drill_failed(config, error, *asked):
@@ -918,7 +893,10 @@ def drill_names(
     with _salt_errors():
         count = _sample(sample)
         try:
-            with _one_catalogue(source, config, generation, identity) as (catalogue, _):
+            with (
+                _origin(source, generation, identity) as origin,
+                amanda_sources.catalogue(origin, config) as catalogue,
+            ):
                 names = amanda_drill.choose(catalogue.dumps, catalogue.config, count, host, path)
         except AmandaError as error:
             _drilled(_drill_failed(config, error, host, path, generation, identity))
@@ -967,40 +945,33 @@ def offer(
         _collect(settings)  # its address and host keys as they are now
         amanda_delivery.client(amanda_fleet.load(amanda_layout.FLEET), to)
         directory = directory or str(_recovered())
-        if _flag("drill", drill):
-            with _one_catalogue(source, config, generation, identity) as (catalogue, _):
-                return _offer_drill(id, catalogue, host, path, to, directory)
-        with (
-            _catalogue(host, path, source, config, generation, identity, at) as catalogue,
-            amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery,
-        ):
-            restored = amanda_restore.recover(
-                catalogue.dumps,
-                catalogue.source,
-                host,
-                path,
-                str(delivery.tree),
-                amanda_sources.timestamp(at),
-                index=catalogue.index,
-                user=catalogue.user,
-                progress=_teller(catalogue.config),
-                identity=catalogue.identity,
-            )
-            offered = amanda_delivery.offer(delivery, catalogue.user)
-            return {**offered, "host": host, "of": _with_unread(catalogue, restored)}
+        drill, moment = _flag("drill", drill), amanda_sources.timestamp(at)
+        with _origin(source, generation, identity) as origin:
+            if drill:
+                opened = amanda_sources.catalogue(origin, config)
+            else:
+                opened = amanda_sources.holding(origin, host, path, config, moment)
+            with (
+                opened as catalogue,
+                amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery,
+            ):
+                if drill:
+                    return _offer_drill(catalogue, delivery, host, path)
+                restored = _restored(catalogue, host, path, str(delivery.tree), moment)
+                offered = amanda_delivery.offer(delivery, catalogue.user)
+                return {**offered, "host": host, "of": restored}
 
 
-def _offer_drill(id, catalogue, host, path, to, directory):
+def _offer_drill(catalogue, delivery, host, disk):
     tell = _teller(catalogue.config, "drill")
-    with amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery:
-        entry, parcel = amanda_drill.attempt(catalogue, host, path, delivery.tree, progress=tell)
-        if parcel is None:
-            amanda_delivery.withdraw(delivery.id)
-            return {"host": host, "of": entry}
-        if to != host:
-            parcel["disk"] = None  # it has other files there
-        offered = amanda_delivery.offer(delivery, catalogue.user)
-        return {**offered, "host": host, "drill": parcel, "of": entry}
+    entry, parcel = amanda_drill.attempt(catalogue, host, disk, delivery.tree, progress=tell)
+    if parcel is None:
+        amanda_delivery.withdraw(delivery.id)
+        return {"host": host, "of": entry}
+    if delivery.to != host:
+        parcel["disk"] = None  # it has other files there
+    offered = amanda_delivery.offer(delivery, catalogue.user)
+    return {**offered, "host": host, "drill": parcel, "of": entry}
 
 
 def send(id):

@@ -5,6 +5,7 @@ name by name, with the dumps' own lists and with Amanda's index; and of this hos
 byte by byte, with every file that hasn't changed since.
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -237,20 +238,11 @@ def _compare(catalogue, host, disk, destination, own, progress, entry):
     entry.told["as_of"] = amanda_find.iso(chain[-1].timestamp)
     _check_room(chain, destination.parent)
     path = amanda_names.text(os.fsencode(disk))
-    restored = amanda_restore.recover(
-        dumps,
-        catalogue.source,
-        host,
-        path,
-        str(destination),
-        user=catalogue.user,
-        progress=progress,
-        identity=catalogue.identity,
-    )
+    catalogue = dataclasses.replace(catalogue, dumps=dumps)  # not a directory below, dumped later
+    restored = amanda_restore.recover(catalogue, host, path, str(destination), progress=progress)
     entry.told.update(files=restored["files"], bytes=restored["bytes"])
     root = os.fsdecode(amanda_names.raw(restored["restored"]))
-    reading = (catalogue.source, catalogue.user, catalogue.identity)
-    tree = amanda_find.read_tree(chain, *reading)
+    tree = amanda_find.read_tree(catalogue, chain)
     different = _against_index(catalogue.index, chain, tree, root)
     began = datetime.datetime.strptime(chain[-1].timestamp, "%Y%m%d%H%M%S").timestamp()
     if own:

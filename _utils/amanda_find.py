@@ -1,10 +1,8 @@
 """What there is to restore: which DLE holds a path, what it held at a moment, in which dumps."""
 
 import datetime
-from pathlib import Path
 
 import amanda_catalogue
-import amanda_dump
 import amanda_index
 import amanda_names
 import amanda_tree
@@ -78,19 +76,17 @@ def base_name(disk, name):
     return (_disk_bytes(disk) + b"/" + name).rstrip(b"/").rpartition(b"/")[2] or b"rootfs"
 
 
-def read_tree(chain, source, user=None, identity=None):
+def read_tree(catalogue, chain):
     """Return the :class:`amanda_tree.Tree` that *chain* leads to, from the heads of its dumps.
 
+    catalogue
+        The :class:`amanda_sources.Catalogue` that the dumps are of.
     chain
         From :func:`locate`.
-    source, user, identity
-        As :func:`amanda_dump.open_stream` takes them.
     """
     dumpdirs = []
     for dump in chain:
-        with amanda_dump.open_stream(
-            dump, source, check=False, user=user, identity=identity
-        ) as stream:
+        with catalogue.open(dump, check=False) as stream:
             try:
                 dumpdirs.append(amanda_tree.read_dumpdirs(stream))
             except ParseError as error:
@@ -101,14 +97,11 @@ def read_tree(chain, source, user=None, identity=None):
     return amanda_tree.follow(dumpdirs)
 
 
-def list_names(dumps, source, host, path, at=None, user=None, limit=1000, identity=None):
+def list_names(catalogue, host, path, at=None, limit=1000):
     """List the directory *path* of *host* as it was: deleted files aren't shown.
 
-    dumps
-        What :func:`amanda_catalogue.read` returned.
-    source, user, identity
-        Where the tape files are, who the filters run as, and what opens the dumps: see
-        :func:`amanda_dump.open_stream`.
+    catalogue
+        The :class:`amanda_sources.Catalogue`.
     host
         As the disklist has it.
     path
@@ -120,8 +113,8 @@ def list_names(dumps, source, host, path, at=None, user=None, limit=1000, identi
 
     Raises :class:`amanda_errors.ArgumentError` if nothing of that name was there.
     """
-    chain, name = locate(dumps, host, path, at)
-    tree = read_tree(chain, source, user, identity)
+    chain, name = locate(catalogue.dumps, host, path, at)
+    tree = read_tree(catalogue, chain)
     kind = tree.kind(name)
     if kind is None:
         raise ArgumentError(
@@ -164,11 +157,11 @@ def list_disks(dumps, host, at=None):
     return found
 
 
-def versions(index, dumps, host, path):
+def versions(catalogue, host, path):
     """Return the dumps that store *path* of *host*, the newest first; needs no key.
 
-    index
-        The config's index directory: ``places.index``.
+    catalogue
+        The :class:`amanda_sources.Catalogue`.
 
     Each is a dict: ``timestamp`` and the like of the dump; ``type``, "directory" or "file", as
     what it is stored, or None if the dump's index is missing and nobody knows. A file that an
@@ -178,16 +171,16 @@ def versions(index, dumps, host, path):
     Raises :class:`amanda_errors.ArgumentError` if no dump stores it.
     """
     wanted = amanda_names.absolute(path)
-    disks = disks_of(dumps, host, wanted)
+    disks = disks_of(catalogue.dumps, host, wanted)
     found = []
-    for dump in sorted(dumps, key=lambda dump: dump.timestamp, reverse=True):
+    for dump in sorted(catalogue.dumps, key=lambda dump: dump.timestamp, reverse=True):
         if dump.host != host or dump.disk not in disks:
             continue
-        file = amanda_index.path(index, dump)
+        file = amanda_index.path(catalogue.index, dump)
         kind = None
         if file:
             name = name_below(wanted, dump.disk)
-            kind = amanda_index.kind(file, name, Path(index).parent)
+            kind = amanda_index.kind(file, name, catalogue.index.parent)
         if kind or not file:
             found.append(describe(dump) | {"type": kind})
     if not found:

@@ -12,7 +12,6 @@ import os
 import time
 
 import amanda_destination
-import amanda_dump
 import amanda_extract
 import amanda_find
 import amanda_layout
@@ -29,24 +28,11 @@ SAMPLE = 20
 _PROGRESS_STEP = 16 << 20  # bytes between two calls
 
 
-def recover(
-    dumps,
-    source,
-    host,
-    path,
-    destination,
-    at=None,
-    index=None,
-    user=None,
-    progress=None,
-    identity=None,
-):
+def recover(catalogue, host, path, destination, at=None, progress=None):
     """Restore *path* of *host*, as it was at a moment, into the directory *destination*.
 
-    dumps
-        What :func:`amanda_catalogue.read` returned.
-    source
-        Where the tape files are, :class:`amanda_dump.TapeSource` or ``MirrorSource``.
+    catalogue
+        The :class:`amanda_sources.Catalogue` to restore from.
     host
         As the disklist has it.
     path
@@ -59,14 +45,8 @@ def recover(
         for ``/``). Its checksums are put beside it, in ``<destination>.sha256``.
     at
         A timestamp (14 digits, local time): the state of the last dump by then. None is now.
-    index
-        The config's index directory, ``places.index``, for a helpful error; may be None.
-    user
-        Who the filters run as.
     progress
         Called with bytes read, bytes in all and words that say what is being read.
-    identity
-        What :func:`amanda_identity.given` gave, to open dumps with; None: the server's own key.
 
     Returns a dict: ``host``, ``path``, ``as_of`` (the last dump's time), ``restored`` (where *path*
     is now), ``manifest``, ``files``, ``directories``, ``others``, ``bytes``, ``sample``;
@@ -80,13 +60,13 @@ def recover(
     if os.geteuid() != 0:
         raise AmandaError("only root can restore owners, devices and capabilities")
     destination = amanda_destination.check(destination)
-    chain, name = amanda_find.locate(dumps, host, path, at)
-    tree = amanda_find.read_tree(chain, source, user, identity)
+    chain, name = amanda_find.locate(catalogue.dumps, host, path, at)
+    tree = amanda_find.read_tree(catalogue, chain)
     if tree.kind(name) is None:
-        raise _not_there(dumps, index, host, path, chain[-1])
+        raise _not_there(catalogue, host, path, chain[-1])
     plan = _Plan(chain, tree, name)
     with _scratch(destination) as scratch:
-        reader = _Reader(chain, source, user, plan, progress, identity)
+        reader = _Reader(catalogue, chain, plan, progress)
         dumps_read, missing = _restore(plan, reader, scratch)
         base = amanda_find.base_name(chain[-1].disk, name)
         counts = _publish(plan, scratch, base, destination)
@@ -148,10 +128,9 @@ class _Plan:
 class _Reader:
     """Reads the dumps of a chain, and says how far it is."""
 
-    def __init__(self, chain, source, user, plan, progress, identity):
-        self._chain, self._source, self._user = chain, source, user
+    def __init__(self, catalogue, chain, plan, progress):
+        self._catalogue, self._chain = catalogue, chain
         self._progress = progress
-        self._identity = identity
         self._done = self._said = 0
         self._total = sum(
             dump.native.size
@@ -170,9 +149,7 @@ class _Reader:
             if self._progress and self._done >= self._said + _PROGRESS_STEP:
                 self._tell(what)
 
-        with amanda_dump.open_stream(
-            dump, self._source, check=not early, user=self._user, identity=self._identity
-        ) as stream:
+        with self._catalogue.open(dump, check=not early) as stream:
             extracted = amanda_extract.extract(stream, root, wanted, early, seen)
         if self._progress:
             self._tell(what)
@@ -188,7 +165,7 @@ class _Reader:
         So it is with age. Of other streams a flipped bit shows only in the checksum at the end.
         """
         part = self._chain[position].parts[0]
-        with self._source.open(part) as file:
+        with self._catalogue.source.open(part) as file:
             header, _ = amanda_tapefile.take_header(file, f"tape {part.label} file {part.file}")
         return header.encrypt_program == os.fspath(amanda_layout.CRYPT["age"])
 
@@ -273,15 +250,13 @@ def _scratch(destination):
         raise AmandaError(f"nothing was restored to {destination}: {error}") from error
 
 
-def _not_there(dumps, index, host, path, dump):
+def _not_there(catalogue, host, path, dump):
     """Return the error for a path that isn't in the tree, naming the nearest dumps that have it."""
     told = (
         f"{path} wasn't there in the dump of {host} {dump.disk}, {amanda_find.iso(dump.timestamp)}"
     )
-    if index is None:
-        return ArgumentError(told)
     try:
-        versions = amanda_find.versions(index, dumps, host, path)
+        versions = amanda_find.versions(catalogue, host, path)
     except ArgumentError as error:
         return ArgumentError(f"{told}; {error}")
     moment = amanda_find.iso(dump.timestamp)

@@ -24,8 +24,31 @@ _MOMENT = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where backups are to be read from, as whom, and with which key.
+
+    settings
+        The server's :class:`amanda_settings.Settings`.
+    user
+        The dump user, as whom filters run.
+    source
+        One of :data:`SOURCES`.
+    generation
+        Which generation of the mirror; None is the newest.
+    identity
+        What :func:`amanda_identity.given` gave; None takes the server's own key.
+    """
+
+    settings: object
+    user: str
+    source: str = "tapes"
+    generation: str | None = None
+    identity: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """What one config's backups hold, and where to read them.
+    """What one config's backups hold, and how to read them.
 
     dumps
         What :func:`amanda_catalogue.read` returned.
@@ -34,7 +57,7 @@ class Catalogue:
     index
         The directory of the names in each dump.
     user
-        Who the filters run as.
+        Who the filters run as; None is the caller.
     identity
         What they open dumps with: see :func:`amanda_identity.given`.
     unread
@@ -45,9 +68,15 @@ class Catalogue:
     dumps: list
     source: object
     index: Path
-    user: str
+    user: str | None = None
     identity: int | None = None
     unread: dict = dataclasses.field(default_factory=dict)
+
+    def open(self, dump, check=True):
+        """Give the plain archive of *dump* for a block, as :func:`amanda_dump.open_stream` does."""
+        return amanda_dump.open_stream(
+            dump, self.source, check, user=self.user, identity=self.identity
+        )
 
 
 class MirrorSource:
@@ -77,73 +106,83 @@ class MirrorSource:
 
 
 @contextlib.contextmanager
-def catalogue(settings, config, source, user, generation=None, identity=None):
+def catalogue(origin, config=None):
     """Give the :class:`Catalogue` of one config for this block.
 
-    settings
-        The server's :class:`amanda_settings.Settings`.
-    source
-        One of :data:`SOURCES`.
-    user
-        The dump user.
-    generation
-        Which generation of the mirror; None is the newest.
-    identity
-        What :func:`amanda_identity.given` gave; None takes the server's own key.
+    origin
+        An :class:`Origin`.
+    config
+        The config's name; None is the only one.
     """
-    if source not in SOURCES:
-        raise ArgumentError(f"{source!r} is no source: choose one of {', '.join(SOURCES)}")
-    if generation and source != "mirror":
+    config = origin.settings.config(config).name
+    if origin.source not in SOURCES:
+        raise ArgumentError(f"{origin.source!r} is no source: choose one of {', '.join(SOURCES)}")
+    if origin.generation and origin.source != "mirror":
         raise ArgumentError("a generation is one of the mirror: add source=mirror")
-    if source == "tapes":
-        places = amanda_layout.places(config, settings.paths)
-        dumps = amanda_catalogue.read(places)
-        tapes = amanda_dump.TapeSource(places.tapes)
-        yield Catalogue(config, dumps, tapes, places.index, user, identity)
+    if origin.source == "tapes":
+        places = amanda_layout.places(config, origin.settings.paths)
+        yield on_tape(places, origin.user, origin.identity)
         return
-    if settings.mirror is None:
+    with _mirrored(origin, config) as places:
+        dumps = amanda_catalogue.read(places)
+        source = MirrorSource(origin.settings.mirror, config)
+        yield Catalogue(config, dumps, source, places.index, origin.user, origin.identity)
+
+
+def on_tape(places, user=None, identity=None):
+    """Return the :class:`Catalogue` of what is on this server's tapes.
+
+    places
+        The config's :class:`amanda_layout.ConfigPlaces`.
+    user, identity
+        As for :class:`Catalogue`.
+    """
+    dumps, source = amanda_catalogue.read(places), amanda_dump.TapeSource(places.tapes)
+    return Catalogue(places.name, dumps, source, places.index, user, identity)
+
+
+@contextlib.contextmanager
+def _mirrored(origin, config):
+    """Give the places of a generation's catalogue, unpacked for this block."""
+    mirror = origin.settings.mirror
+    if mirror is None:
         raise ArgumentError("there is no mirror: pillar backup:mirror is not set")
-    known = amanda_mirrored.read(settings.mirror, config)
-    manifest = amanda_generations.load(settings.mirror, config, generation, known)
-    opened = amanda_generations.open_catalogue(settings.mirror, manifest, user, identity)
+    known = amanda_mirrored.read(mirror, config)
+    manifest = amanda_generations.load(mirror, config, origin.generation, known)
+    opened = amanda_generations.open_catalogue(mirror, manifest, origin.user, origin.identity)
     with contextlib.ExitStack() as stack:
         try:
             places = stack.enter_context(opened)
         except (SealedError, ServerError):  # nothing is damaged
             raise
         except AmandaError as error:
-            hint = amanda_generations.before(settings.mirror, config, manifest.generation)
+            hint = amanda_generations.before(mirror, config, manifest.generation)
             raise AmandaError(f"{error}{hint}") from None
-        dumps = amanda_catalogue.read(places)
-        mirror = MirrorSource(settings.mirror, config)
-        yield Catalogue(config, dumps, mirror, places.index, user, identity)
+        yield places
 
 
 @contextlib.contextmanager
-def holding(
-    settings, host, path, source, user, config=None, generation=None, at=None, identity=None
-):
+def holding(origin, host, path, config=None, at=None):
     """Give the :class:`Catalogue` with the newest dump of *path* of *host*, for this block.
 
+    origin
+        An :class:`Origin`.
     path
         Absolute; None is any.
     config
         The config's name; None looks through all of them.
-    generation, identity
-        As for :func:`catalogue`.
     at
         A timestamp (14 digits): the newest by then. None is now.
 
     Raises :class:`~amanda_errors.ArgumentError` if none has any.
     """
-    names = [settings.config(config).name] if config else list(settings.configs)
+    names = [config] if config else list(origin.settings.configs)
     wanted = path and amanda_names.absolute(path)
     found, reasons = [], {}
     with contextlib.ExitStack() as stack:
         for name in names:
             try:
-                opened = catalogue(settings, name, source, user, generation, identity)
-                one = stack.enter_context(opened)
+                one = stack.enter_context(catalogue(origin, name))
                 last = amanda_find.newest(one.dumps, host, wanted, at)
                 found.append((last.timestamp if last else "", one))
             except AmandaError as error:

@@ -300,9 +300,9 @@ def _generation(work, name):
 
 def _read_back(work, manifest, told, report):
     """Read back every dump of a generation; return what came of each."""
-    which = (work.settings, work.places.name, "mirror", work.user, manifest.generation)
+    origin = amanda_sources.Origin(work.settings, work.user, "mirror", manifest.generation)
     readings = {}
-    with amanda_sources.catalogue(*which) as catalogue:
+    with amanda_sources.catalogue(origin, work.places.name) as catalogue:
         dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
         told["of"] = len(dumps)
         for dump in dumps:

@@ -6,9 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-import amanda_catalogue
 import amanda_drill
-import amanda_dump
 import amanda_index
 import amanda_scratch
 import amanda_sources
@@ -35,13 +33,7 @@ def dumped():
     (TOP / "kinds" / "plain").write_text("changed\n")
     (TOP / "kinds" / "nothing").unlink()
     assert amanda.dump("+2d") == 0
-    yield amanda_sources.Catalogue(
-        "drill",
-        amanda_catalogue.read(amanda.places),
-        amanda_dump.TapeSource(amanda.places.tapes),
-        amanda.places.index,
-        None,
-    )
+    yield amanda_sources.on_tape(amanda.places)
     amanda.remove()
     shutil.rmtree(TOP)
 

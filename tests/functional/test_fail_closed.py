@@ -13,13 +13,13 @@ from pathlib import Path
 
 import amanda_age
 import amanda_catalogue
-import amanda_dump
 import amanda_encryption
 import amanda_find
 import amanda_layout
 import amanda_platform
 import amanda_restore
 import amanda_results
+import amanda_sources
 import pytest
 from amanda_errors import AmandaError
 
@@ -221,7 +221,6 @@ def test_a_dump_that_finds_the_holding_disk_full_goes_straight_to_tape(fleet):
         result = fleet.run("backup")
     assert result["success"], result
     assert dumped(result)["dles"][0]["bytes"] > SIZE
-    source = amanda_dump.TapeSource(fleet.places.tapes)
     into = str(ROOT / "restored")
-    amanda_restore.recover(amanda_catalogue.read(fleet.places), source, "web1", str(DATA), into)
+    amanda_restore.recover(amanda_sources.on_tape(fleet.places), "web1", str(DATA), into)
     assert (ROOT / "restored" / "data" / "noise").read_bytes() == (DATA / "noise").read_bytes()

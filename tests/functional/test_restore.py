@@ -1,6 +1,7 @@
 """Restores from real dumps, on a host with Amanda, as root: compared attribute by attribute."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import itertools
@@ -12,8 +13,6 @@ import time
 from pathlib import Path
 
 import amanda_age
-import amanda_catalogue
-import amanda_dump
 import amanda_encryption
 import amanda_extract
 import amanda_find
@@ -25,6 +24,7 @@ import amanda_platform
 import amanda_restore
 import amanda_settings
 import amanda_snapshot
+import amanda_sources
 import amanda_tree
 import pytest
 from amanda_errors import AmandaError, ArgumentError, CommandError, ParseError
@@ -123,22 +123,15 @@ class Restores:
             for dumptype, top in TOPS.items():
                 self.known[dumptype].append(inventory(top, dumptype == "amgtar"))
             self.all.append(inventory(TOPS["gnutar"]))
-        self.dumps = amanda_catalogue.read(amanda.places)
+        self.catalogue = amanda_sources.on_tape(amanda.places)
+        self.dumps = self.catalogue.dumps
         self.moments = sorted({dump.timestamp for dump in self.dumps})
-        self.source = amanda_dump.TapeSource(amanda.places.tapes)
 
     def recover(self, dumptype, name, destination, day=2, **options):
         """Recover *name* below a tree as of the dump on *day*; returns the result."""
         path = amanda_names.text(TOPS[dumptype] + (b"/" + name if name else b""))
         return amanda_restore.recover(
-            self.dumps,
-            self.source,
-            "localhost",
-            path,
-            str(destination),
-            at=self.moments[day],
-            index=self.amanda.places.index,
-            **options,
+            self.catalogue, "localhost", path, str(destination), at=self.moments[day], **options
         )
 
 
@@ -242,10 +235,10 @@ def test_gnutar_loses_extended_attributes_and_parts_of_seconds_and_nothing_else(
 def test_any_name_can_be_listed_found_and_recovered_alone(restores, room, name):
     path = amanda_names.text(TOPS["amgtar"] + b"/names/" + name)
     listed = amanda_find.list_names(
-        restores.dumps, restores.source, "localhost", path.rpartition("/")[0], restores.moments[0]
+        restores.catalogue, "localhost", path.rpartition("/")[0], restores.moments[0]
     )
     assert {"name": amanda_names.text(name), "type": "file"} in listed["entries"]
-    versions = amanda_find.versions(restores.amanda.places.index, restores.dumps, "localhost", path)
+    versions = amanda_find.versions(restores.catalogue, "localhost", path)
     assert versions[-1]["level"] == 0 and versions[-1]["type"] == "file"
     result = restores.recover("amgtar", b"names/" + name, room / "out", day=0)
     content = Path(os.fsdecode(amanda_names.raw(result["restored"]))).read_text()
@@ -262,8 +255,7 @@ def test_a_listing_is_what_was_there_at_the_moment(restores, day):
             if name and name.rpartition(b"/")[0] == directory
         }
         listed = amanda_find.list_names(
-            restores.dumps,
-            restores.source,
+            restores.catalogue,
             "localhost",
             amanda_names.text(TOPS["amgtar"] + b"/" + directory),
             restores.moments[day],
@@ -388,7 +380,7 @@ def sealed():
     (top / "late").write_bytes(os.urandom(3 << 20))
     amanda = LocalAmanda("sealed", [("/srv/sealed", "sealed")], length="16 mbytes")
     assert amanda.dump() == 0
-    yield amanda_catalogue.read(amanda.places), amanda_dump.TapeSource(amanda.places.tapes)
+    yield amanda_sources.on_tape(amanda.places)
     amanda.remove()
     shutil.rmtree(top)
 
@@ -402,28 +394,26 @@ def _flip(path, offset):
 
 
 def test_one_file_of_a_sealed_dump_is_had_without_reading_the_rest(sealed, room):
-    dumps, source = sealed
-    last = source.path(dumps[0].parts[-1])
+    last = sealed.source.path(sealed.dumps[0].parts[-1])
     _flip(last, -5)
     try:
-        recover = [dumps, source, "localhost", "/srv/sealed/early"]
+        recover = [sealed, "localhost", "/srv/sealed/early"]
         result = amanda_restore.recover(*recover, str(room / "out"))
         assert (room / "out" / "early").read_text() == "a small file\n"
         assert [dump["checked"] for dump in result["dumps"]] == [False]
         with pytest.raises(AmandaError, match="sealed-0001"):
-            amanda_restore.recover(dumps, source, "localhost", "/srv/sealed", str(room / "all"))
+            amanda_restore.recover(sealed, "localhost", "/srv/sealed", str(room / "all"))
         assert sorted(path.name for path in room.iterdir()) == ["out", "out.sha256"]
     finally:
         _flip(last, -5)
 
 
 def test_a_flipped_bit_in_what_is_read_of_a_sealed_dump_is_an_error(sealed, room):
-    dumps, source = sealed
-    first = source.path(dumps[0].parts[0])
+    first = sealed.source.path(sealed.dumps[0].parts[0])
     _flip(first, 40000)
     try:
         with pytest.raises(AmandaError):
-            recover = [dumps, source, "localhost", "/srv/sealed/early"]
+            recover = [sealed, "localhost", "/srv/sealed/early"]
             amanda_restore.recover(*recover, str(room / "out"))
         assert list(room.iterdir()) == []
     finally:
@@ -534,10 +524,9 @@ define dumptype cleansed {{
 
 def test_a_site_put_in_the_place_of_another_is_dumped_whole(site, room):
     assert site.dump("+1d") == 0
-    dumps = amanda_catalogue.read(site.places)
-    assert [dump.level for dump in dumps] == [0, 1]
-    source = amanda_dump.TapeSource(site.places.tapes)
-    amanda_restore.recover(dumps, source, "localhost", "/srv/site", str(room / "out"))
+    catalogue = amanda_sources.on_tape(site.places)
+    assert [dump.level for dump in catalogue.dumps] == [0, 1]
+    amanda_restore.recover(catalogue, "localhost", "/srv/site", str(room / "out"))
     restored = hard_tree.inventory(os.fsencode(room / "out" / "site"))
     assert hard_tree.differences(hard_tree.inventory(b"/srv/site"), restored) == {}
 
@@ -645,7 +634,7 @@ def test_a_dump_whose_directories_climb_is_refused(room):
 
 
 def test_a_damaged_dump_is_an_error_and_leaves_nothing(restores, room):
-    tape_file = Path(restores.source.path(restores.dumps[0].parts[0]))
+    tape_file = Path(restores.catalogue.source.path(restores.dumps[0].parts[0]))
     content = tape_file.read_bytes()
     damaged = bytearray(content)
     damaged[-100] ^= 1
@@ -654,8 +643,7 @@ def test_a_damaged_dump_is_an_error_and_leaves_nothing(restores, room):
         with pytest.raises(AmandaError):
             disk = restores.dumps[0].disk
             amanda_restore.recover(
-                restores.dumps,
-                restores.source,
+                restores.catalogue,
                 "localhost",
                 disk,
                 str(room / "out"),
@@ -677,44 +665,41 @@ def lost_identity():
 def test_without_the_servers_identity_one_that_is_given_opens_a_sealed_dump(
     sealed, lost_identity, room
 ):
-    dumps, source = sealed
-    what = (dumps, source, "localhost", "/srv/sealed")
+    sealed = dataclasses.replace(sealed, user=USER)
+    what = ("localhost", "/srv/sealed")
     key = room / "offsite.key"
     key.write_bytes(OFFSITE)
     key.chmod(0o400)
     with pytest.raises(AmandaError, match="identity is missing"):
-        amanda_restore.recover(*what, str(room / "out"), user=USER)
+        amanda_restore.recover(sealed, *what, str(room / "out"))
     with amanda_identity.given(str(key), USER) as identity:
-        listed = amanda_find.list_names(*what, user=USER, identity=identity)
+        opened = dataclasses.replace(sealed, identity=identity)
+        listed = amanda_find.list_names(opened, *what)
         assert [entry["name"] for entry in listed["entries"]] == ["early", "late"]
-        result = amanda_restore.recover(*what, str(room / "out"), user=USER, identity=identity)
+        result = amanda_restore.recover(opened, *what, str(room / "out"))
     assert (room / "out" / "sealed" / "early").read_text() == "a small file\n"
     assert [dump["checked"] for dump in result["dumps"]] == [True]
 
 
 def test_an_identity_that_was_not_sealed_to_opens_nothing(sealed, room):
-    dumps, source = sealed
     key = room / "other.key"
     key.write_bytes(amanda_age.new_identity())
     key.chmod(0o400)
     with amanda_identity.given(str(key), USER) as identity:
-        what = (dumps, source, "localhost", "/srv/sealed", str(room / "out"))
+        opened = dataclasses.replace(sealed, user=USER, identity=identity)
         with pytest.raises(AmandaError, match="no identity matched"):
-            amanda_restore.recover(*what, user=USER, identity=identity)
+            amanda_restore.recover(opened, "localhost", "/srv/sealed", str(room / "out"))
     assert list(room.iterdir()) == [key]
 
 
 def test_a_given_identity_is_in_no_argument_environment_or_file_of_a_filter(sealed, room):
-    dumps, source = sealed
     key = room / "offsite.key"
     key.write_bytes(OFFSITE)
     key.chmod(0o400)
     (secret,) = amanda_age.identities(OFFSITE, "offsite")
     with amanda_identity.given(str(key), USER) as identity:
-        opened = amanda_dump.open_stream(
-            dumps[0], source, check=False, user=USER, identity=identity
-        )
-        with opened:
+        opened = dataclasses.replace(sealed, user=USER, identity=identity)
+        with opened.open(sealed.dumps[0], check=False):
             children = [
                 child for child in Path("/proc").glob("[0-9]*") if _parent(child) == os.getpid()
             ]

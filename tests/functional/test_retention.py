@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import amanda_catalogue
-import amanda_dump
 import amanda_fleet
 import amanda_layout
 import amanda_restore
 import amanda_results
+import amanda_sources
 import pytest
 from amanda_errors import AmandaError
 
@@ -104,16 +104,15 @@ class Story(SshFleet):
 
     def lost(self):
         """Return what can't be restored as it was, a list of texts."""
-        dumps = amanda_catalogue.read(self.places)
-        source = amanda_dump.TapeSource(self.places.tapes)
+        catalogue = amanda_sources.on_tape(self.places)
         found = []
         wanted = [(name, each) for name in HOSTS for each in self.expected[name]]
         for name, timestamp in wanted:
             into = ROOT / "restored"
             dle = HOSTS[name], str(directory(name))
             try:
-                amanda_catalogue.chain(dumps, *dle)  # also without naming a time
-                amanda_restore.recover(dumps, source, *dle, str(into), at=timestamp)
+                amanda_catalogue.chain(catalogue.dumps, *dle)  # also without naming a time
+                amanda_restore.recover(catalogue, *dle, str(into), at=timestamp)
             except AmandaError as error:
                 found.append(f"day {self.today}: {name} of {timestamp}: {error}")
                 continue

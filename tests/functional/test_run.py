@@ -619,17 +619,9 @@ def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_resto
     assert "can be opened was not tried" in steps(result)["mirror"]["message"]
 
     def recover(source, identity, destination):
-        where = (settings, "web1", data, source, user)
-        with amanda_sources.holding(*where, identity=identity) as catalogue:
-            amanda_restore.recover(
-                catalogue.dumps,
-                catalogue.source,
-                "web1",
-                data,
-                str(destination),
-                user=user,
-                identity=catalogue.identity,
-            )
+        origin = amanda_sources.Origin(settings, user, source, identity=identity)
+        with amanda_sources.holding(origin, "web1", data) as catalogue:
+            amanda_restore.recover(catalogue, "web1", data, str(destination))
 
     room = ROOT / "room"
     room.mkdir(mode=0o700)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import amanda_find
+import amanda_sources
 import pytest
 from amanda_catalogue import Dump, Part
 from amanda_errors import AmandaError, ArgumentError
@@ -22,14 +23,14 @@ def _dump(disk, timestamp, level=0, host="web1"):
 
 @pytest.fixture
 def indexed(tmp_path):
-    """Three dumps of /srv/hard, with their indexes, and the directory of these."""
+    """A catalogue of three dumps of /srv/hard, with their indexes."""
     dumps = [_dump("/srv/hard", f"2026112{day}010203", day) for day in range(3)]
     directory = tmp_path / "web1" / "_srv_hard"
     directory.mkdir(parents=True)
     for dump in dumps:
         name = f"{dump.timestamp}_{dump.level}-unsorted.gz"
         shutil.copy(CAPTURED / f"amgtar_{dump.level}-unsorted.gz", directory / name)
-    return dumps, tmp_path
+    return amanda_sources.Catalogue("daily", dumps, None, tmp_path)
 
 
 def _levels(versions):
@@ -83,35 +84,31 @@ def test_a_path_that_is_not_dumped_is_an_error_that_names_what_is():
 
 
 def test_versions_are_the_dumps_that_store_a_path_the_newest_first(indexed):
-    dumps, index = indexed
-    versions = amanda_find.versions(index, dumps, "web1", "/srv/hard/kinds/plain")
+    versions = amanda_find.versions(indexed, "web1", "/srv/hard/kinds/plain")
     assert _levels(versions) == [2, 1, 0]
     assert versions[0]["timestamp"] == "2026-11-22T01:02:03"
     assert versions[0]["labels"] == ["daily-0001"]
-    assert _levels(amanda_find.versions(index, dumps, "web1", "/srv/hard/kinds/setuid")) == [0]
-    assert _levels(amanda_find.versions(index, dumps, "web1", "/srv/hard/names/new\\nline")) == [
+    assert _levels(amanda_find.versions(indexed, "web1", "/srv/hard/kinds/setuid")) == [0]
+    assert _levels(amanda_find.versions(indexed, "web1", "/srv/hard/names/new\\nline")) == [
         2,
         0,
     ]
 
 
 def test_versions_tell_a_directory_from_a_file(indexed):
-    dumps, index = indexed
-    versions = amanda_find.versions(index, dumps, "web1", "/srv/hard/empty")
+    versions = amanda_find.versions(indexed, "web1", "/srv/hard/empty")
     assert [version["type"] for version in versions] == ["file", "directory"]
 
 
 def test_a_dump_whose_index_is_lost_is_shown_as_unknown(indexed):
-    dumps, index = indexed
-    next(index.rglob("*_2-unsorted.gz")).unlink()
-    versions = amanda_find.versions(index, dumps, "web1", "/srv/hard/kinds/setuid")
+    next(indexed.index.rglob("*_2-unsorted.gz")).unlink()
+    versions = amanda_find.versions(indexed, "web1", "/srv/hard/kinds/setuid")
     assert [(version["level"], version["type"]) for version in versions] == [(2, None), (0, "file")]
 
 
 def test_a_path_that_no_dump_stores_is_an_error(indexed):
-    dumps, index = indexed
     with pytest.raises(ArgumentError, match="no dump of web1 stores /srv/hard/never"):
-        amanda_find.versions(index, dumps, "web1", "/srv/hard/never")
+        amanda_find.versions(indexed, "web1", "/srv/hard/never")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import amanda_find
 import amanda_index
+import amanda_sources
 import pytest
 from amanda_errors import AmandaError, ParseError
 from amanda_tarstream import TarReader
@@ -112,10 +113,11 @@ def test_an_index_that_is_not_the_state_directorys_owners_is_refused(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_bytes(gzip.compress(b"/\n"))
     os.chown(tmp_path, 65534, 65534)
-    found = amanda_index.path(tmp_path / "index", dump)
+    catalogue = amanda_sources.Catalogue("daily", [dump], None, tmp_path / "index")
+    found = amanda_index.path(catalogue.index, dump)
     with pytest.raises(AmandaError, match="can't read the index.*another user"):
         amanda_index.kind(found, b"", tmp_path)
     with pytest.raises(AmandaError, match="can't read the index.*another user"):
-        amanda_find.versions(tmp_path / "index", [dump], "web1", "/srv/data")
+        amanda_find.versions(catalogue, "web1", "/srv/data")
     os.chown(file, 65534, 65534)
     assert amanda_index.kind(found, b"", tmp_path) == "directory"

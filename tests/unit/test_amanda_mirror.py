@@ -655,6 +655,13 @@ def test_a_newest_generation_that_is_damaged_is_told_with_the_one_before(site, s
         amanda_generations.load(site.settings, "daily")
 
 
+def catalogue(site, generation=None):
+    """Return what opens the catalogue of a generation, the newest if none is named."""
+    config = types.SimpleNamespace(name="daily")
+    settings = types.SimpleNamespace(mirror=site.settings, config=lambda name: config)
+    return amanda_sources.catalogue(amanda_sources.Origin(settings, ME, "mirror", generation))
+
+
 def linked_catalogue(path):
     path.rename(path.with_name("other"))
     path.symlink_to("other")
@@ -677,10 +684,9 @@ def piped_catalogue(path):
 def test_a_catalogue_that_can_not_be_read_is_told_in_words_with_the_one_before(site, spoil, said):
     first, _ = (site.mirror()["generation"] for _ in range(2))
     spoil(sorted(site.top.rglob("catalogue.*"))[-1])
-    settings = types.SimpleNamespace(mirror=site.settings)
     with (
         pytest.raises(AmandaError, match=f"{said}.*config=daily generation={first}$") as raised,
-        amanda_sources.catalogue(settings, "daily", "mirror", ME),
+        catalogue(site),
     ):
         pass
     assert "Errno" not in str(raised.value)
@@ -757,8 +763,7 @@ def known(site, tmp_path, monkeypatch):
 
 def source(site, generation=None):
     """Open the catalogue of a generation as amanda.recover source=mirror does."""
-    settings = types.SimpleNamespace(mirror=site.settings)
-    with amanda_sources.catalogue(settings, "daily", "mirror", ME, generation):
+    with catalogue(site, generation):
         pass
 
 

@@ -4,15 +4,18 @@ import os
 
 import amanda_destination
 import amanda_restore
+import amanda_sources
 import pytest
 from amanda_errors import ArgumentError
+
+EMPTY = amanda_sources.Catalogue("daily", [], None, None)
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="tmp_path must be root's")
 
 
 def _refuses(destination, match):
     with pytest.raises(ArgumentError, match=match):
-        amanda_restore.recover([], None, "web1", "/srv", str(destination))
+        amanda_restore.recover(EMPTY, "web1", "/srv", str(destination))
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +53,13 @@ def test_an_older_manifest_is_not_written_over(tmp_path):
 def test_only_root_may_restore(tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(amanda_restore.AmandaError, match="only root"):
-        amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
+        amanda_restore.recover(EMPTY, "web1", "/srv", str(tmp_path / "out"))
 
 
 @needs_root
 def test_a_good_destination_is_not_touched_if_the_host_is_unknown(tmp_path):
     with pytest.raises(ArgumentError, match="no dump of 'web1'"):
-        amanda_restore.recover([], None, "web1", "/srv", str(tmp_path / "out"))
+        amanda_restore.recover(EMPTY, "web1", "/srv", str(tmp_path / "out"))
     assert list(tmp_path.iterdir()) == []
 
 

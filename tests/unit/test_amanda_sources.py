@@ -43,9 +43,12 @@ def _log(label, disk, timestamp):
     )
 
 
+def _holding(settings, path, config=None, at=None):
+    return amanda_sources.holding(amanda_sources.Origin(settings, None), "web1", path, config, at)
+
+
 def _held_by(settings, path, at=None, config=None):
-    held = amanda_sources.holding(settings, "web1", path, "tapes", None, config, at=at)
-    with held as catalogue:
+    with _holding(settings, path, config, at) as catalogue:
         return catalogue.config
 
 
@@ -78,7 +81,7 @@ def test_the_config_that_is_named_counts_however_old(server):
 
 def test_a_moment_before_all_dumps_is_an_error_that_names_the_first_there_is(server):
     settings = server(daily=[("/home", "20260301010000")])
-    held = amanda_sources.holding(settings, "web1", "/home", "tapes", None, at="20250101000000")
+    held = _holding(settings, "/home", at="20250101000000")
     with held as catalogue, pytest.raises(AmandaError, match="2026-03-01T01:00:00"):
         amanda_find.locate(catalogue.dumps, "web1", "/home", "20250101000000")
 
@@ -92,16 +95,16 @@ def test_a_path_in_no_config_is_an_error_that_names_each(server):
 def test_a_config_that_can_not_be_read_keeps_no_other_from_giving_back_and_is_told_of(server):
     settings = server(bad=[("/home", "20260401010000")], good=[("/home", "20260301010000")])
     Path(settings.paths.state, "bad", "tapelist").write_text("nonsense\n")
-    with amanda_sources.holding(settings, "web1", "/home", "tapes", None) as catalogue:
+    with _holding(settings, "/home") as catalogue:
         assert catalogue.config == "good"
         assert list(catalogue.unread) == ["bad"] and "nonsense" in catalogue.unread["bad"]
-    with amanda_sources.holding(settings, "web1", "/home", "tapes", None, "good") as catalogue:
+    with _holding(settings, "/home", "good") as catalogue:
         assert catalogue.unread == {}
 
 
 def test_a_config_without_the_path_is_not_told_of(server):
     settings = server(old=[("/home", "20260101010000")], new=[("/etc", "20260301010000")])
-    with amanda_sources.holding(settings, "web1", "/home", "tapes", None) as catalogue:
+    with _holding(settings, "/home") as catalogue:
         assert catalogue.unread == {}
 
 
