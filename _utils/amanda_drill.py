@@ -14,7 +14,7 @@ import stat
 import time
 from pathlib import Path
 
-import amanda_catalogue
+import amanda_chain
 import amanda_files
 import amanda_find
 import amanda_index
@@ -26,6 +26,7 @@ import amanda_results
 import amanda_scratch
 from amanda_errors import AmandaError, ArgumentError
 from amanda_layout import DRILLS
+from amanda_log import iso
 from amanda_tree import join
 
 SAMPLE = 20
@@ -234,8 +235,8 @@ def _told(text):
 def _compare(catalogue, host, disk, destination, own, progress, entry):
     """Restore and compare; return what :func:`attempt` does, and fill *entry* on the way."""
     dumps = [dump for dump in catalogue.dumps if (dump.host, dump.disk) == (host, disk)]
-    chain = amanda_catalogue.chain(dumps, host, disk)
-    entry.told["as_of"] = amanda_find.iso(chain[-1].timestamp)
+    chain = amanda_chain.chain(dumps, host, disk)
+    entry.told["as_of"] = iso(chain[-1].timestamp)
     _check_room(chain, destination.parent)
     path = amanda_names.text(os.fsencode(disk))
     catalogue = dataclasses.replace(catalogue, dumps=dumps)  # not a directory below, dumped later
@@ -309,7 +310,7 @@ def _indexed(index, dump):
     if file is None:
         raise AmandaError(
             f"the index of the level {dump.level} dump of {dump.host} {dump.disk}, "
-            f"{amanda_find.iso(dump.timestamp)}, is missing"
+            f"{iso(dump.timestamp)}, is missing"
         )
     return {name.removeprefix(b"/") for name in amanda_index.names(file, Path(index).parent)}
 

@@ -1,17 +1,11 @@
 """What there is to restore: which DLE holds a path, what it held at a moment, in which dumps."""
 
-import datetime
-
-import amanda_catalogue
+import amanda_chain
 import amanda_index
 import amanda_names
 import amanda_tree
 from amanda_errors import AmandaError, ArgumentError, ParseError
-
-
-def iso(timestamp):
-    """Return *timestamp* (14 digits, local time) in ISO 8601."""
-    return datetime.datetime.strptime(timestamp, "%Y%m%d%H%M%S").isoformat()
+from amanda_log import iso
 
 
 def _disk_bytes(disk):
@@ -51,7 +45,7 @@ def newest(dumps, host, path, at=None):
     For parameters and errors see :func:`disks_of` and :func:`list_names`.
     """
     disks = disks_of(dumps, host, path)
-    found = [amanda_catalogue.newest(dumps, host, disk, at) for disk in disks]
+    found = [amanda_chain.newest(dumps, host, disk, at) for disk in disks]
     return max(filter(None, found), key=lambda dump: dump.timestamp, default=None)
 
 
@@ -63,7 +57,7 @@ def locate(dumps, host, path, at=None):
     wanted = amanda_names.absolute(path)
     last = newest(dumps, host, wanted, at)
     disk = last.disk if last else disks_of(dumps, host, wanted)[0]
-    return amanda_catalogue.chain(dumps, host, disk, at), name_below(wanted, disk)
+    return amanda_chain.chain(dumps, host, disk, at), name_below(wanted, disk)
 
 
 def name_below(path, disk):

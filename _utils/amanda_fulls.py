@@ -9,6 +9,7 @@ and the holding disk at the moment of asking, so that no crash can lose it.
 import dataclasses
 
 import amanda_catalogue
+import amanda_chain
 import amanda_log
 import amanda_outcomes
 from amanda_errors import AmandaError
@@ -54,7 +55,7 @@ def needed(places, dles, images, others=()):
     """
     dumps = [dump for dump in amanda_catalogue.read(places) if dump.status == "OK"]
     taped = {(dump.host, dump.disk, dump.timestamp) for dump in dumps}
-    own = amanda_catalogue.by_dle(dumps)
+    own = amanda_chain.by_dle(dumps)
     held = {(image["host"], image["disk"], image["timestamp"]) for image in images}
     last = last_attempts(places, dict.fromkeys(dles, ""))
     since = {name: last[name].timestamp if name in last else "" for name in dles}
@@ -72,10 +73,10 @@ def needed(places, dles, images, others=()):
 
 def _baseless(dumps, host, disk):
     """Tell whether what the last dump of a DLE builds on is on no tape any more."""
-    if amanda_catalogue.newest(dumps, host, disk) is None:
+    if amanda_chain.newest(dumps, host, disk) is None:
         return False
     try:
-        amanda_catalogue.chain(dumps, host, disk)
+        amanda_chain.chain(dumps, host, disk)
     except AmandaError:
         return True
     return False

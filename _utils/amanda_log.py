@@ -62,6 +62,12 @@ class Event(typing.NamedTuple):
     more: tuple = ()
 
 
+def iso(timestamp):
+    """Return a timestamp of Amanda's (14 digits, local time) in ISO 8601; other text as it is."""
+    match = re.fullmatch(r"(....)(..)(..)(..)(..)(..)", timestamp)
+    return "{}-{}-{}T{}:{}:{}".format(*match.groups()) if match else timestamp
+
+
 _DUMP = ("host", "disk", "timestamp", "level")
 _PART = ("storage", "label", "file", "host", "disk", "timestamp", "part", "level")
 _RESULT = ("storage", "host", "disk", "timestamp", "number", "level")

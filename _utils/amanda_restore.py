@@ -20,6 +20,7 @@ import amanda_restored
 import amanda_scratch
 import amanda_tapefile
 from amanda_errors import AmandaError, ArgumentError
+from amanda_log import iso
 from amanda_tree import join
 
 SAMPLE = 20
@@ -73,7 +74,7 @@ def recover(catalogue, host, path, destination, at=None, progress=None):
     return {
         "host": host,
         "path": path,
-        "as_of": amanda_find.iso(chain[-1].timestamp),
+        "as_of": iso(chain[-1].timestamp),
         "restored": amanda_names.text(os.fsencode(destination) + b"/" + base),
         "manifest": amanda_names.text(os.fsencode(amanda_destination.manifest(destination))),
         **counts,
@@ -141,7 +142,7 @@ class _Reader:
     def read(self, position, root, wanted, early):
         """Extract what is *wanted* of the dump at *position*, telling the progress."""
         dump = self._chain[position]
-        what = f"{dump.host} {dump.disk}, {amanda_find.iso(dump.timestamp)}, level {dump.level}"
+        what = f"{dump.host} {dump.disk}, {iso(dump.timestamp)}, level {dump.level}"
         before = self._done
 
         def seen(count):
@@ -252,14 +253,12 @@ def _scratch(destination):
 
 def _not_there(catalogue, host, path, dump):
     """Return the error for a path that isn't in the tree, naming the nearest dumps that have it."""
-    told = (
-        f"{path} wasn't there in the dump of {host} {dump.disk}, {amanda_find.iso(dump.timestamp)}"
-    )
+    told = f"{path} wasn't there in the dump of {host} {dump.disk}, {iso(dump.timestamp)}"
     try:
         versions = amanda_find.versions(catalogue, host, path)
     except ArgumentError as error:
         return ArgumentError(f"{told}; {error}")
-    moment = amanda_find.iso(dump.timestamp)
+    moment = iso(dump.timestamp)
     after = [each for each in versions if each["timestamp"] > moment and each["type"]][-2:]
     before = [each for each in versions if each["timestamp"] <= moment and each["type"]][:2]
     nearest = ", ".join(f"{each['timestamp']} (level {each['level']})" for each in after + before)

@@ -11,6 +11,7 @@ import json
 import os
 
 import amanda_catalogue
+import amanda_chain
 import amanda_files
 import amanda_verified
 from amanda_command import run
@@ -82,12 +83,12 @@ def needed(dumps, record=None, soon=False):
     """
     record = record or amanda_verified.Record()
     labels = {}
-    for dle, own in amanda_catalogue.by_dle(dumps).items():
+    for dle, own in amanda_chain.by_dle(dumps).items():
         good = [dump for dump in own if not record.failed(dump)]
         verified = good if soon else [dump for dump in own if record.good(dump)]
         complete = [[dump for dump in each if dump.complete] for each in (good, verified)]
         states = (own, good, verified, *complete)
-        chains = [amanda_catalogue.last_chain(dumps, *dle) for dumps in states]
+        chains = [amanda_chain.last_chain(dumps, *dle) for dumps in states]
         if record.incomplete and not soon and not (chains[2] and chains[-1]):
             chains.append([dump for dump in own if dump.status == "OK"])
         parts = [part for chain in chains for dump in chain for part in dump.parts]
@@ -104,13 +105,13 @@ def unsound(places, dles):
     """
     try:
         record = amanda_verified.read(places.name)
-        dumps = amanda_catalogue.by_dle(amanda_catalogue.read(places) if record else [])
+        dumps = amanda_chain.by_dle(amanda_catalogue.read(places) if record else [])
     except AmandaError:
         return list(dles)
     return [
         dle
         for dle in dles
-        if any(map(record.failed, amanda_catalogue.last_chain(dumps.get(dle, ()), *dle)))
+        if any(map(record.failed, amanda_chain.last_chain(dumps.get(dle, ()), *dle)))
     ]
 
 

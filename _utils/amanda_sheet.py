@@ -8,7 +8,7 @@ import dataclasses
 import os
 import re
 
-import amanda_catalogue
+import amanda_chain
 import amanda_dump
 import amanda_layout
 import amanda_sheet_text
@@ -119,7 +119,7 @@ def _plan(dumps, copies, failed):
 
 
 def _restore(dle, held, bad, paths):
-    chain = amanda_catalogue.last_chain(held, *dle)
+    chain = amanda_chain.last_chain(held, *dle)
     last = chain[-1].timestamp if chain else ""
     damaged = sorted(
         (dump for dump in bad if dump.timestamp > last), key=lambda dump: dump.timestamp

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_chain
 import amanda_encryption
 import amanda_layout
 import amanda_log
@@ -109,9 +110,7 @@ def test_two_runs_of_one_day_and_increments_are_read_as_amanda_reads_them(amanda
         fill("big", 1000)
         assert amanda.dump(shift) == 0
         assert ours(amanda) == theirs(amanda)
-    chain = amanda_catalogue.chain(
-        amanda_catalogue.read(amanda.places), "localhost", f"{SOURCE}/big"
-    )
+    chain = amanda_chain.chain(amanda_catalogue.read(amanda.places), "localhost", f"{SOURCE}/big")
     assert [dump.level for dump in chain] in ([0, 1], [0, 1, 2])
 
 
@@ -149,7 +148,7 @@ def test_tapes_written_again_or_removed_take_their_dumps_along(amanda):
     left = [dump for dump in amanda_catalogue.read(amanda.places) if dump.timestamp == first]
     assert f"{SOURCE}/big" not in [dump.disk for dump in left]
     with pytest.raises(AmandaError, match="that is on no tape"):
-        amanda_catalogue.chain(amanda_catalogue.read(amanda.places), "localhost", f"{SOURCE}/big")
+        amanda_chain.chain(amanda_catalogue.read(amanda.places), "localhost", f"{SOURCE}/big")
     before = ours(amanda)
     label = amanda_catalogue.read_tapelist(amanda.places.tapelist)[0].label
     assert amanda.command("amrmtape", "catalogue", label).returncode == 0

@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_chain
 import amanda_crc
 import amanda_encryption
 import amanda_layout
@@ -62,7 +63,7 @@ def dumped():
 def dump_of(local, kind):
     """Return the dump that was made in one way."""
     dumps = amanda_catalogue.read(local.places)
-    return amanda_catalogue.newest(dumps, "localhost", f"{SOURCE}/{kind}")
+    return amanda_chain.newest(dumps, "localhost", f"{SOURCE}/{kind}")
 
 
 def read(local, dump, **options):

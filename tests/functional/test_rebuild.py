@@ -11,6 +11,7 @@ from pathlib import Path
 
 import amanda_age
 import amanda_catalogue
+import amanda_chain
 import amanda_encryption
 import amanda_fleet
 import amanda_fresh
@@ -210,7 +211,7 @@ def test_the_next_dumps_are_full_as_the_lost_server_may_have_dumped_after_its_mi
         levels += [entry["level"] for entry in dump["dles"]]
     assert levels == [0, 1]
     dumps = amanda_catalogue.read(fresh.places)
-    full, _ = amanda_catalogue.chain(dumps, "web1", str(KEPT / "web"))
+    full, _ = amanda_chain.chain(dumps, "web1", str(KEPT / "web"))
     index = amanda_index.path(fresh.places.index, full)
     assert b"/last" in list(amanda_index.names(index))
 

@@ -19,6 +19,7 @@ import amanda_find
 import amanda_hardening
 import amanda_identity
 import amanda_layout
+import amanda_log
 import amanda_names
 import amanda_platform
 import amanda_restore
@@ -293,7 +294,7 @@ def test_a_directory_that_is_not_empty_stays_as_it_is(restores, room):
 
 
 def test_what_was_deleted_is_an_error_that_names_the_nearest_dumps(restores, room):
-    first = amanda_find.iso(restores.moments[0])
+    first = amanda_log.iso(restores.moments[0])
     with pytest.raises(ArgumentError, match=rf"nearest dumps that store it: {first} \(level 0\)"):
         restores.recover("amgtar", b"names/-dash", room / "out", day=1)
 

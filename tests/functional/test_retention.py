@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_chain
 import amanda_fleet
 import amanda_layout
 import amanda_restore
@@ -111,7 +112,7 @@ class Story(SshFleet):
             into = ROOT / "restored"
             dle = HOSTS[name], str(directory(name))
             try:
-                amanda_catalogue.chain(catalogue.dumps, *dle)  # also without naming a time
+                amanda_chain.chain(catalogue.dumps, *dle)  # also without naming a time
                 amanda_restore.recover(catalogue, *dle, str(into), at=timestamp)
             except AmandaError as error:
                 found.append(f"day {self.today}: {name} of {timestamp}: {error}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import amanda_age
 import amanda_catalogue
+import amanda_chain
 import amanda_command
 import amanda_encryption
 import amanda_fleet
@@ -200,8 +201,8 @@ def test_the_last_state_of_what_fails_is_not_overwritten_and_too_few_tapes_are_t
     assert [(entry["host"], entry["success"]) for entry in later["flushed"]] == [("web1", True)]
     fleet.run("backup")
     dumps = amanda_catalogue.read(fleet.places)
-    assert amanda_catalogue.chain(dumps, "web2", lost)[0].parts[0].label == "daily-0001"
-    assert len(amanda_catalogue.chain(dumps, "web1", good)) == 2
+    assert amanda_chain.chain(dumps, "web2", lost)[0].parts[0].label == "daily-0001"
+    assert len(amanda_chain.chain(dumps, "web1", good)) == 2
 
 
 def status(fleet):

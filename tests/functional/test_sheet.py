@@ -13,6 +13,7 @@ from pathlib import Path
 
 import amanda_age
 import amanda_catalogue
+import amanda_chain
 import amanda_encryption
 import amanda_generations
 import amanda_layout
@@ -145,7 +146,7 @@ def history():
 
 
 def test_the_chain_has_three_levels_and_spans_tapes(history):
-    chain = amanda_catalogue.last_chain(history.dumps, "localhost", HARD)
+    chain = amanda_chain.last_chain(history.dumps, "localhost", HARD)
     assert [dump.level for dump in chain] == [0, 1, 2]
     assert len({part.label for part in chain[0].parts}) > 1
 
@@ -223,7 +224,7 @@ def flipped(path, offset):
 
 @pytest.mark.parametrize("offset", [32768 + 10, 32768 + 5000, -1])
 def test_a_flipped_bit_makes_them_fail_visibly_and_spoils_no_other(history, offset):
-    part = amanda_catalogue.last_chain(history.dumps, "localhost", HARD)[0].parts[0]
+    part = amanda_chain.last_chain(history.dumps, "localhost", HARD)[0].parts[0]
     (path,) = (history.top / "tapes" / part.label / part.written).glob(f"{part.file:05d}.*")
     whole = path.read_bytes()
     path.write_bytes(flipped(path, offset))
@@ -238,7 +239,7 @@ def test_a_flipped_bit_makes_them_fail_visibly_and_spoils_no_other(history, offs
 
 
 def test_a_file_that_is_missing_makes_them_fail_visibly(history):
-    part = amanda_catalogue.last_chain(history.dumps, "localhost", HARD)[0].parts[1]
+    part = amanda_chain.last_chain(history.dumps, "localhost", HARD)[0].parts[1]
     (path,) = (history.top / "tapes" / part.label / part.written).glob(f"{part.file:05d}.*")
     path.rename(path.with_name("away"))
     try:

@@ -1,16 +1,16 @@
 """What is on tape, from logs and tapelists that Amanda wrote, against what Amanda says of them."""
 
-import dataclasses
 import json
 import os
 import shutil
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_chain
 import amanda_log
 import amanda_outcomes
 import pytest
-from amanda_catalogue import Dump, Part
+from amanda_catalogue import Part
 from amanda_errors import AmandaError, ParseError
 from amanda_layout import ConfigPlaces
 from amanda_log import Crc
@@ -77,9 +77,7 @@ def test_the_catalogue_is_amandas_own(story):
 
 
 def test_a_dump_over_two_tapes_has_its_parts_in_order():
-    dump = amanda_catalogue.newest(
-        amanda_catalogue.read(captured("spanned")), "localhost", "/srv/big"
-    )
+    dump = amanda_chain.newest(amanda_catalogue.read(captured("spanned")), "localhost", "/srv/big")
     assert [(part.label, part.file, part.number) for part in dump.parts] == [
         ("span-0001", 1, 1),
         ("span-0001", 2, 2),
@@ -151,13 +149,6 @@ def test_a_dump_tried_again_stands_there_once_with_its_last_files():
     dumps = amanda_catalogue.read(captured("failed"))
     (dump,) = [dump for dump in dumps if dump.disk == "/srv/ümläut"]
     assert [part.file for part in dump.parts] == [2]
-
-
-def test_a_partial_dump_does_not_hide_an_older_good_one():
-    good = made("20260101000000", 0)
-    partial = dataclasses.replace(made("20260102000000", 0), status="PARTIAL")
-    assert amanda_catalogue.newest([good, partial], "web1", "/etc") == good
-    assert amanda_catalogue.chain([good, partial], "web1", "/etc") == [good]
 
 
 @pytest.mark.parametrize("whole", ["first", "last"])
@@ -288,68 +279,13 @@ def test_a_missing_tapelist_is_an_error(tmp_path):
 # chains
 
 
-def made(timestamp, level, base=None, disk="/etc"):
-    """Return a good dump of web1."""
-    crc = Crc(1, 1)
-    part = Part("d-0001", 1, 1, 1, timestamp)
-    return Dump(
-        "daily", "web1", disk, timestamp, level, "OK", (part,), crc, crc, crc, 1, "", base=base
-    )
-
-
-FULL = made("20260101000000", 0)
-ONE = made("20260102000000", 1, base=FULL.timestamp)
-TWO = made("20260103000000", 2, base=ONE.timestamp)
-ONE_AGAIN = made("20260104000000", 1, base=FULL.timestamp)
-FULL_AGAIN = made("20260105000000", 0)
-ALL = [FULL, ONE, TWO, ONE_AGAIN, FULL_AGAIN, made("20260106000000", 0, disk="/home")]
-
-
-@pytest.mark.parametrize(
-    ("at", "expected"),
-    [
-        ("20260101000000", [FULL]),
-        ("20260102235959", [FULL, ONE]),
-        ("20260103120000", [FULL, ONE, TWO]),
-        ("20260104120000", [FULL, ONE_AGAIN]),
-        ("20260105000000", [FULL_AGAIN]),
-        (None, [FULL_AGAIN]),
-    ],
-)
-def test_a_chain_is_the_full_and_the_increments_that_apply_at_that_moment(at, expected):
-    assert amanda_catalogue.chain(ALL, "web1", "/etc", at) == expected
-
-
-def test_a_time_before_the_first_dump_names_the_first():
-    with pytest.raises(AmandaError, match="the first on tape is of 2026-01-01T00:00:00"):
-        amanda_catalogue.chain(ALL, "web1", "/etc", "20251231235959")
-
-
-def test_a_dle_without_dumps_is_an_error():
-    with pytest.raises(AmandaError, match="no whole dump of web1 /srv is on tape"):
-        amanda_catalogue.chain(ALL, "web1", "/srv")
-
-
-def test_an_increment_whose_base_is_gone_is_not_put_on_an_older_full():
-    later = made("20260107000000", 1, base="20260106000000")
-    with pytest.raises(AmandaError) as raised:
-        amanda_catalogue.chain([FULL, ONE, later], "web1", "/etc")
-    assert "of 2026-01-06T00:00:00 that is on no tape" in str(raised.value)
-    assert "the last state before that can be had is of 2026-01-02T00:00:00" in str(raised.value)
-
-
-def test_increments_without_any_full_are_no_state():
-    with pytest.raises(AmandaError, match="no state before that can be had"):
-        amanda_catalogue.chain([ONE, TWO], "web1", "/etc")
-
-
 def test_the_base_of_an_overwritten_full_is_remembered_by_its_log():
     dumps = amanda_catalogue.read(captured("overwritten"))
-    newest = amanda_catalogue.newest(dumps, "localhost", "/srv/big")
+    newest = amanda_chain.newest(dumps, "localhost", "/srv/big")
     assert (newest.level, newest.base) == (2, "20261124083849")
     with pytest.raises(AmandaError, match="2026-11-23T08:38:45 that is on no tape"):
-        amanda_catalogue.chain(dumps, "localhost", "/srv/big")
-    whole = amanda_catalogue.chain(dumps, "localhost", "/srv/with space")
+        amanda_chain.chain(dumps, "localhost", "/srv/big")
+    whole = amanda_chain.chain(dumps, "localhost", "/srv/with space")
     assert [dump.level for dump in whole] == [0, 1]
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import amanda_catalogue
+import amanda_chain
 import amanda_fulls
 import pytest
 from amanda_errors import AmandaError, ParseError
@@ -215,4 +216,4 @@ def test_an_increment_on_a_partial_dump_is_not_put_on_an_older_full(places):
     assert [(one.level, one.status) for one in dumps] == [(0, "OK"), (0, "PARTIAL"), (1, "OK")]
     assert dumps[-1].base == SECOND
     with pytest.raises(AmandaError, match="that is on no tape"):
-        amanda_catalogue.chain(dumps, *DLE)
+        amanda_chain.chain(dumps, *DLE)
