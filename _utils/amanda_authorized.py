@@ -6,8 +6,6 @@ sshd(8), AUTHORIZED_KEYS FILE FORMAT. Others' lines stay as they are.
 import base64
 import binascii
 import contextlib
-import fcntl
-import os
 import re
 import time
 
@@ -36,12 +34,8 @@ def alone(what="authorized"):
         delivery.
     """
     amanda_files.apply([amanda_files.Managed(RUNTIME, mode=0o755)])
-    handle = os.open(RUNTIME / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with amanda_files.alone(RUNTIME / f"{what}.lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 def read(path):

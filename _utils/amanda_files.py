@@ -7,6 +7,7 @@ reader never sees half of it and a secret is never readable by others, not even 
 import contextlib
 import dataclasses
 import difflib
+import fcntl
 import grp
 import os
 import pwd
@@ -80,6 +81,23 @@ def differences(managed):
         if change:
             changes[str(wanted.path)] = change
     return changes
+
+
+@contextlib.contextmanager
+def alone(lock, wait=True):
+    """Let no other process of ours into a block that names the same *lock*.
+
+    lock
+        A file, which is made for this and stays; its directory is there.
+    wait
+        False: raise :class:`BlockingIOError` if another is in such a block.
+    """
+    number = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(number)
 
 
 def apply(managed):

@@ -7,7 +7,6 @@ rendered by :mod:`amanda_disklist`. Nothing leaves it but by :func:`retire`.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -264,14 +263,13 @@ def alone(path):
 
     Raises :class:`~amanda_errors.AmandaError` if its directory isn't there yet.
     """
-    try:
-        lock = Path(f"{path}.lock").open("ab")
-    except FileNotFoundError:
-        raise AmandaError(
-            f"{Path(path).parent} is missing: apply the state backup on this server first"
-        ) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(amanda_files.alone(f"{path}.lock"))
+        except FileNotFoundError:
+            raise AmandaError(
+                f"{Path(path).parent} is missing: apply the state backup on this server first"
+            ) from None
         yield
 
 

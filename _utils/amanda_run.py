@@ -5,7 +5,6 @@ to do stands in the specification that :mod:`amanda_unit` wrote.
 """
 
 import contextlib
-import fcntl
 import signal
 import sys
 import tempfile
@@ -144,9 +143,9 @@ def _steps(action, work):
 @contextlib.contextmanager
 def _alone(lock):
     """Hold the lock that also keeps apart runs that weren't started by systemd."""
-    with lock.open("ab") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(amanda_files.alone(lock, wait=False))
         except BlockingIOError:
             raise AmandaError("another run is going on on this server") from None
         yield

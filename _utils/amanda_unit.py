@@ -6,9 +6,7 @@ specification on disk; what comes of it, in the result (:mod:`amanda_results`).
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -126,16 +124,11 @@ def _need_systemd():
 @contextlib.contextmanager
 def no_start():
     """Let no run be started during this block; one that goes on is not stopped."""
-    try:
-        handle = os.open(amanda_layout.STATE, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # a client, or a server before its first apply: nothing can run here
+    with contextlib.ExitStack() as stack:
+        # Its directory is missing on a client, and before the first apply: nothing can run there.
+        with contextlib.suppress(FileNotFoundError):
+            stack.enter_context(amanda_files.alone(amanda_layout.STATE / "start.lock"))
         yield
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _launch(command):

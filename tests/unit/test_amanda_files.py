@@ -88,3 +88,16 @@ def test_a_wrong_mode_is_set_right_without_writing_anew(tmp_path):
     amanda_files.apply([managed(path, b"x")])
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert path.stat().st_ino == inode
+
+
+def test_one_at_a_time_is_in_a_block_and_who_does_not_wait_is_told(tmp_path):
+    with amanda_files.alone(tmp_path / "lock"):
+        with (
+            pytest.raises(BlockingIOError),
+            amanda_files.alone(tmp_path / "lock", wait=False),
+        ):
+            pass
+        with amanda_files.alone(tmp_path / "other", wait=False):
+            pass
+    with amanda_files.alone(tmp_path / "lock", wait=False):
+        pass
