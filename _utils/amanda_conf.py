@@ -5,6 +5,7 @@ in :mod:`amanda_settings`, so that nothing here needs quoting: no value holds a 
 or a line break.
 """
 
+import contextlib
 import re
 import tempfile
 from pathlib import Path
@@ -104,14 +105,8 @@ def check(text, user, config):
     Raises :class:`~amanda_errors.AmandaError` quoting Amanda's complaint; if it is about an option
     of *config*, the :class:`amanda_settings.Config`, a :class:`~amanda_errors.PillarError`.
     """
-    with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
-        Path(directory).chmod(0o755)
-        path = Path(directory, "amanda.conf")
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o644)
-        Path(directory, "disklist").touch(mode=0o644)  # without one amgetconf refuses
+    with temporary(text.encode(), b"") as directory:  # without a disklist amgetconf refuses
         try:
-            # The config "." is the amanda.conf of the working directory; amgetconf(8).
             answer = run(["amgetconf", ".", "--list", "storage"], user=user, cwd=directory)
         except CommandError as error:
             complaint = _without(directory, error.stderr)
@@ -135,6 +130,21 @@ def _blamed(complaint, text, config):
     match = re.search(r"line ([0-9]+):", complaint)
     words = text.splitlines()[int(match[1]) - 1].split() if match else []
     return keywords.get(words[0]) if words else None
+
+
+@contextlib.contextmanager
+def temporary(conf, disklist):
+    """Give a directory with these two files, bytes, that any user can read, for this block.
+
+    To Amanda it is the config ``.`` when it is the working directory; amanda(8).
+    """
+    with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
+        Path(directory).chmod(0o755)
+        for name, content in (("amanda.conf", conf), ("disklist", disklist)):
+            path = Path(directory, name)
+            path.write_bytes(content)
+            path.chmod(0o644)
+        yield directory
 
 
 def _without(directory, complaint):

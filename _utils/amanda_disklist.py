@@ -8,8 +8,11 @@ import hashlib
 from pathlib import Path
 
 import amanda_conf
+from amanda_command import run
 from amanda_dle import amanda_pattern
-from amanda_errors import AmandaError
+from amanda_errors import AmandaError, CommandError
+from amanda_files import Managed
+from amanda_layout import SSH_KEY_INSTALLED
 from amanda_settings import CONFIG_NAME
 
 _HEADER = "# Written anew at each run from what the clients published; changes made here are lost."
@@ -49,6 +52,46 @@ def disklist(fleet, config, dumptype):
                 continue
             lines.append(entry(client.id, directory, dumptype, ignored))
     return "\n".join([*lines, ""])
+
+
+def files(fleet, places, dumptype, platform):
+    """Return the files that lead Amanda to the clients; the last one is the disklist.
+
+    fleet, dumptype
+        As for :func:`disklist`.
+    places
+        The config's :class:`amanda_layout.ConfigPlaces`.
+    platform
+        The :class:`amanda_platform.Platform`: whose files they are.
+    """
+    home, key = platform.home / ".ssh", platform.home / SSH_KEY_INSTALLED
+    control, known = home / "control", home / "known_hosts"
+    texts = {
+        home / "config": ssh_config(fleet, key, known, control),
+        known: known_hosts(fleet),
+        places.conf / "disklist": disklist(fleet, places.name, dumptype),
+    }
+    group = platform.group
+    return [
+        Managed(control, user=platform.user, group=group, mode=0o700),
+        *(Managed(path, text.encode(), group=group, mode=0o640) for path, text in texts.items()),
+    ]
+
+
+def check(content, places, user):
+    """Have Amanda read a disklist, as the dump user, beside the amanda.conf that is in use.
+
+    Raises :class:`~amanda_errors.AmandaError` quoting Amanda's complaint.
+    """
+    conf = (places.conf / "amanda.conf").read_bytes()
+    with amanda_conf.temporary(conf, content) as directory:
+        try:
+            run(["amadmin", ".", "hosts"], user=user, cwd=directory)
+        except CommandError as error:
+            complaint = error.stderr.replace(f"{directory}/", "")
+            raise AmandaError(
+                f"Amanda can't read the new disklist, the old one stays: {complaint}"
+            ) from error
 
 
 def entry(minion_id, directory, dumptype, ignored=False):

@@ -7,16 +7,13 @@ to do stands in the specification that :mod:`amanda_unit` wrote.
 import contextlib
 import signal
 import sys
-import tempfile
 import time
 import traceback
-from pathlib import Path
 
 import amanda_backup
 import amanda_catalogue
 import amanda_check
 import amanda_clock
-import amanda_command
 import amanda_conf
 import amanda_disklist
 import amanda_encryption
@@ -36,7 +33,7 @@ import amanda_tapes
 import amanda_terms
 import amanda_verification
 import amanda_verified
-from amanda_errors import AmandaError, CommandError
+from amanda_errors import AmandaError
 
 _UNCOVERED = ("refused", "claimed", "incomplete", "limit", "config")
 """Findings of a collection that leave something out of the backup: no success without a word."""
@@ -177,25 +174,10 @@ def _skipped(name, blocked):
 def collect(work):
     """Render disklist, ssh config and known_hosts from what was last collected from the mine."""
     work.fleet = amanda_fleet.load(amanda_layout.FLEET)
-    home = work.platform.home / ".ssh"
-    control = home / "control"
-    identity = work.platform.home / amanda_layout.SSH_KEY_INSTALLED
-    known_hosts = home / "known_hosts"
-    texts = {
-        home / "config": amanda_disklist.ssh_config(work.fleet, identity, known_hosts, control),
-        known_hosts: amanda_disklist.known_hosts(work.fleet),
-        work.places.conf / "disklist": amanda_disklist.disklist(
-            work.fleet, work.config.name, work.dumptype
-        ),
-    }
-    own = {"user": work.user, "group": work.platform.group}
-    files = [amanda_files.Managed(control, mode=0o700, **own)]
-    for path, text in texts.items():
-        mode = {"group": work.platform.group, "mode": 0o640}
-        files.append(amanda_files.Managed(path, text.encode(), **mode))
-    changed = amanda_files.differences(files)
-    if str(files[-1].path) in changed:
-        parse_disklist(work.places, texts[files[-1].path], work.user)
+    files = amanda_disklist.files(work.fleet, work.places, work.dumptype, work.platform)
+    changed, disklist = amanda_files.differences(files), files[-1]
+    if str(disklist.path) in changed:
+        amanda_disklist.check(disklist.content, work.places, work.user)
     amanda_files.apply(files)
     dles, hosts = work.dles(), work.hosts()
     missing = _missing(work)
@@ -250,30 +232,6 @@ def _missing(work):
         for directory in client.directories
         if (client.id, directory.path) in kept and (client.missing or directory.missing)
     ]
-
-
-def parse_disklist(places, text, user):
-    """Have Amanda read a disklist, as the dump user, beside the amanda.conf that is in use.
-
-    Raises :class:`AmandaError` quoting Amanda's complaint; the disklist in use stays.
-    """
-    with tempfile.TemporaryDirectory(prefix="salt-amanda-") as directory:
-        Path(directory).chmod(0o755)
-        for name, content in (
-            ("amanda.conf", (places.conf / "amanda.conf").read_bytes()),
-            ("disklist", text.encode()),
-        ):
-            path = Path(directory, name)
-            path.write_bytes(content)
-            path.chmod(0o644)
-        try:
-            # The config "." is the one in the working directory; amanda(8).
-            amanda_command.run(["amadmin", ".", "hosts"], user=user, cwd=directory)
-        except CommandError as error:
-            complaint = error.stderr.replace(f"{directory}/", "")
-            raise AmandaError(
-                f"Amanda can't read the new disklist, the old one stays: {complaint}"
-            ) from error
 
 
 def clean_up(work):
