@@ -717,8 +717,8 @@ def directory(name, exclude=None, mounts=None, config=None):
     def wanted():
         options = {key: value for key, value in given.items() if value is not None}
         try:
-            amanda_settings.check_length(__opts__["id"], name, "amanda.directory")
-            return dict(amanda_settings.directory(name, options, "amanda.directory").options)
+            amanda_directories.check_length(__opts__["id"], name, "amanda.directory")
+            return dict(amanda_directories.directory(name, options, "amanda.directory").options)
         except PillarError as error:  # it is no pillar, but an SLS that is wrong
             raise AmandaError(f"{error.key}: {error.problem}. {error.remedy}") from error
 

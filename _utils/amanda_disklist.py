@@ -13,7 +13,7 @@ from amanda_dle import amanda_pattern
 from amanda_errors import AmandaError, CommandError
 from amanda_files import Managed
 from amanda_layout import SSH_KEY_INSTALLED
-from amanda_settings import CONFIG_NAME
+from amanda_pillar import CONFIG_NAME
 
 _HEADER = "# Written anew at each run from what the clients published; changes made here are lost."
 # A socket's path has 107 bytes, and ssh appends a dot and 16 characters while it makes one.

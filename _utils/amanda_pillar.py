@@ -10,6 +10,9 @@ from amanda_errors import PillarError, holds_secret
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a minion id may look like; it becomes a host name and a file name."""
 
+CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What the name of a config may look like; Amanda takes it as an identifier, too."""
+
 _SHOWN = 80  # characters of a value that an error shows
 _MOST_DAYS = 10000  # 27 years
 _SHOWN_KEY = 300  # a path may be one

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import amanda_dle
 from amanda_dle import shown
 from amanda_errors import AmandaError
-from amanda_settings import CONFIG_NAME
+from amanda_pillar import CONFIG_NAME
 from amanda_ssh import parse_public_key
 
 KEYS_LIMIT = 8

@@ -10,15 +10,12 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-import amanda_dle
+import amanda_directories
 import amanda_options
 import amanda_paths
 from amanda_age import check_recipient
 from amanda_errors import ArgumentError, PillarError
-from amanda_pillar import REQUIRED, Reader, find_secret, quoted
-
-CONFIG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-"""What the name of a config may look like; Amanda takes it as an identifier, too."""
+from amanda_pillar import CONFIG_NAME, REQUIRED, Reader, find_secret, quoted
 
 DEFAULT_DIRECTORIES = ("/etc", "/home")
 _RESERVED_CONFIGS = (*amanda_paths.RESERVED, "vtapes", "holding")
@@ -28,20 +25,6 @@ WIDEST_NETWORK = {4: 8, 6: 16}
 _MOST_TAPES = 100000
 _VERIFY_SECONDS = 3600  # after an upgrade all that is on tape may wait for it, and so does a mirror
 _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Directory:
-    """A directory to back up, one Amanda DLE.
-
-    path
-        Absolute.
-    options
-        ``exclude`` (patterns), ``mounts`` (``include``), ``config`` (the config that dumps it).
-    """
-
-    path: str
-    options: Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +193,7 @@ def parse(pillar, minion_id):
     reader.finish()
     amanda_paths.check(settings)
     for path in settings.directories:
-        check_length(minion_id, path)
+        amanda_directories.check_length(minion_id, path)
     if (settings.encryption.method, settings.compress) == ("amcrypt", "zstd"):
         raise PillarError(
             "backup:compress",
@@ -232,54 +215,8 @@ def _directories(reader):
     inner = reader.mapping_at("directories", dict.fromkeys(DEFAULT_DIRECTORIES))
     for path in inner.mapping:
         inner.known.add(path)
-        directories[path] = directory(path, inner.mapping[path], inner.key)
+        directories[path] = amanda_directories.directory(path, inner.mapping[path], inner.key)
     return directories
-
-
-def directory(path, options, key="backup:directories"):
-    """Return the checked :class:`Directory`, which Amanda can write into its disklist and logs.
-
-    The state ``amanda.directory`` calls this too. The server checks again what it is sent.
-    """
-    reader = Reader(f"{key}:{path}", {} if options is None else options)
-    problem = amanda_dle.published_problem(path)
-    if problem:
-        remedy = "Write a plain absolute path, back up the directory above it, or rename it."
-        Reader(key, {}).fail(path, problem, remedy)
-    checked = {}
-    exclude = reader.get("exclude", None)
-    if exclude is not None:
-        checked["exclude"] = _exclude(reader, exclude)
-    if reader.choice("mounts", None, ("include",)):
-        checked["mounts"] = "include"
-    config = reader.get("config", None)
-    if config is not None:
-        if not isinstance(config, str) or not CONFIG_NAME.fullmatch(config):
-            reader.fail("config", f"{quoted(config)} is no name", "Name one of the server's.")
-        checked["config"] = config
-    reader.finish()
-    return Directory(path, checked)
-
-
-def _exclude(reader, patterns):
-    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
-        reader.fail("exclude", "a list of patterns is needed", "Write ['./tmp', '*.o'].")
-    if len(patterns) > amanda_dle.PATTERNS_LIMIT:
-        problem = f"more than {amanda_dle.PATTERNS_LIMIT} patterns"
-        reader.fail("exclude", problem, "Exclude directories instead of single names.")
-    for pattern in patterns:
-        try:
-            amanda_dle.amanda_pattern(pattern)
-        except ValueError as error:
-            reader.fail("exclude", f"{quoted(pattern)}: {error}", "Write ['./tmp', '*.o'].")
-    return list(patterns)
-
-
-def check_length(minion_id, path, key="backup:directories"):
-    """Raise :class:`PillarError` if *path* of this minion is too long for Amanda's file names."""
-    problem = amanda_dle.dle_problem(minion_id, path)
-    if problem:
-        Reader(key, {}).fail(path, problem, "Back up the directory above it.")
 
 
 def _address(reader):
