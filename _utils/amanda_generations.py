@@ -12,6 +12,7 @@ from pathlib import Path
 import amanda_archive
 import amanda_manifest
 import amanda_mirror_user
+import amanda_sums
 from amanda_errors import AmandaError, ArgumentError
 from amanda_manifest import GENERATIONS, MANIFEST, MANIFEST_SUM, SUMS, TAPES
 from amanda_mirror_user import ask
@@ -101,7 +102,7 @@ def _told(config, name, found):
 
 def _unreadable(mirror, error):
     what = repr(error.filename) if error.filename else mirror.directory
-    why = amanda_mirror_user.unread(error)
+    why = amanda_sums.unread(error)
     return AmandaError(f"the mirror can't be read as {mirror.user}: {what} {why}")
 
 
@@ -307,7 +308,7 @@ class _Expected:
             for path, files in self.directories.items()
         ]
         progress = progress or (lambda count: None)
-        found = ask(self.mirror, amanda_mirror_user.audit, work, hashes, progress=progress)
+        found = ask(self.mirror, amanda_sums.compare, work, hashes, progress=progress)
         return self.problems + found
 
 
@@ -340,7 +341,7 @@ def open_catalogue(mirror, manifest, user=None, identity=None):
         raise _unreadable(mirror, error) from None
     with os.fdopen(number, "rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
-        if size != file.size or amanda_mirror_user.hash_stream(stream) != file.sha256:
+        if size != file.size or amanda_sums.hash_stream(stream) != file.sha256:
             raise AmandaError(f"the catalogue was changed: {top / file.name}")
         stream.seek(0)
         archive = manifest.archive
@@ -375,5 +376,5 @@ def open_tape_file(mirror, config, part):
 
 def _open_only(directory, start):
     """Open the one file in *directory* whose name begins with *start*; give how many there are."""
-    names = [name for name, _ in amanda_mirror_user.listing(directory) if name.startswith(start)]
+    names = [name for name, _ in amanda_sums.listing(directory) if name.startswith(start)]
     return len(names), hand_over([os.path.join(directory, *names)])[1] if len(names) == 1 else []

@@ -14,6 +14,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import amanda_sums
 from amanda_copying import CHUNK, in_words
 from amanda_errors import AmandaError
 from amanda_manifest import (
@@ -37,10 +38,6 @@ MOST_TEXT = 64 << 20
 """Bytes of a manifest, of some 390,000 tape files. Whoever writes the mirror might write more."""
 
 _MOST_SUM = 200  # bytes of a manifest's SHA-256
-
-_KIND = {errno.ENOENT: "is missing", errno.ELOOP: "is a link"} | dict.fromkeys(
-    (errno.EINVAL, errno.ENXIO, errno.EISDIR), "is no regular file"
-)
 
 _PARTS = re.compile(f"{TAPES}|{GENERATIONS}")
 
@@ -67,11 +64,6 @@ def ask(mirror, function, *arguments, patience=None, **options):
             f"the mirror's directory {mirror.directory} hasn't answered for {waited}. See that its "
             "file server is up, then try again; its generations are as they were"
         ) from None
-
-
-def unread(error):
-    """Return why a file of the mirror could not be read, in words that follow its name."""
-    return _KIND.get(error.errno) or f"can't be read: {error.strerror}"
 
 
 # --- as the mirror's user ---
@@ -148,7 +140,7 @@ def survey(directory, config):
     return {
         "free": status.f_bavail * status.f_frsize,
         "tapes": [
-            {"label": label.name, "written": written.name, "files": listing(written)}
+            {"label": label.name, "written": written.name, "files": amanda_sums.listing(written)}
             for label in _entries(top / TAPES, LABEL)
             for written in _entries(label, WRITTEN)
         ],
@@ -196,17 +188,6 @@ def _entries(directory, pattern):
     return [directory / name for name in names if _ours(directory / name, pattern)]
 
 
-def listing(directory):
-    """Return the sorted pairs of name and size of what is in *directory*."""
-    with os.scandir(directory) as entries:
-        return sorted([entry.name, _size(entry)] for entry in entries)
-
-
-def _size(entry):
-    status = entry.stat(follow_symlinks=False)
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
 def _content(path, most):
     """Return the bytes of a file that has no more than *most*; AmandaError says why not."""
     try:
@@ -216,7 +197,7 @@ def _content(path, most):
                 raise AmandaError(f"{path.name} has {size} bytes, where {most} are the most")
             return stream.read(size)
     except OSError as error:
-        raise AmandaError(f"{path.name} {unread(error)}") from None
+        raise AmandaError(f"{path.name} {amanda_sums.unread(error)}") from None
 
 
 def write(path, text):
@@ -292,67 +273,6 @@ def sync(directory):
         os.close(number)
 
 
-def audit(directories, hashes, report):
-    """Compare directories with what should be in them; return what is wrong, in words.
-
-    directories
-        Pairs of a path and its files: triples of name, size and SHA-256.
-    hashes
-        Whether to read every file; else its size has to do.
-    """
-    problems = []
-    for directory, expected in directories:
-        report(0)
-        try:
-            found = dict(listing(directory))
-        except OSError as error:
-            problems.append(f"{str(directory)!r} {unread(error)}")
-            continue
-        for name, size, sha256 in expected:
-            problem = _audit_file(
-                Path(directory, name),
-                name in found,
-                found.pop(name, None),
-                size,
-                hashes and sha256,
-                report,
-            )
-            problems += [problem] if problem else []
-        problems += [f"{str(Path(directory, name))!r} doesn't belong there" for name in found]
-    return problems
-
-
-def _audit_file(path, there, found, size, sha256, report):
-    if not there:
-        return f"{str(path)!r} is missing"
-    if found is None:
-        return f"{str(path)!r} is no regular file"
-    if found != size:
-        return f"{str(path)!r} has {found} bytes instead of {size}"
-    try:
-        if sha256 and hash_file(path, report) != sha256:
-            return f"{str(path)!r} has changed: its SHA-256 is another"
-    except OSError as error:
-        return f"{str(path)!r} {unread(error)}"
-    return None
-
-
-def hash_file(path, report):
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open_regular(path) as stream:
-        return hash_stream(stream, report)
-
-
-def hash_stream(stream, report=lambda count: None):
-    """Return the SHA-256 of what is left of an open file, in hexadecimal."""
-    sha256 = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK))
-    while count := stream.readinto(buffer):
-        sha256.update(buffer[:count])
-        report(count)
-    return sha256.hexdigest()
-
-
 def pour(path, pipe, report):
     """Write the content of a file into a *pipe*, a descriptor."""
     with open_regular(path) as stream:
@@ -395,7 +315,7 @@ def strangers(directory, config, tapes):
 
     tapes
         Label and write time of all that any generation needs. What is in these directories, and in
-        those of generations, is left to :func:`audit`.
+        those of generations, is left to :func:`amanda_sums.compare`.
     """
     top = Path(directory, config)
     needed = {tuple(tape) for tape in tapes}

@@ -3,7 +3,7 @@
 import os
 import stat
 
-import amanda_mirror_user
+import amanda_sums
 import amanda_tapes
 from amanda_errors import AmandaError, ServerError, unreadable
 from amanda_fresh import UNFINISHED
@@ -203,7 +203,7 @@ def _hash(paths, report):
     for path in paths:
         sha256, fault = None, ""
         try:
-            sha256 = amanda_mirror_user.hash_file(path, report)
+            sha256 = amanda_sums.hash_file(path, report)
         except OSError as error:
             if isinstance(unreadable(error, ""), ServerError):
                 fault = amanda_tapes.unread(path, os.path.dirname(os.path.dirname(path)), error)

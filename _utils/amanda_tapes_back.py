@@ -11,6 +11,7 @@ from pathlib import Path
 import amanda_copying
 import amanda_generations
 import amanda_mirror_user
+import amanda_sums
 import amanda_tapes
 import amanda_verified
 from amanda_errors import AmandaError
@@ -125,7 +126,7 @@ class TapesBack:
 
     def _listing(self, number):
         slot = str(self.places.tapes / f"slot{number}")
-        return {(name, size) for name, size in as_user(self.user, amanda_mirror_user.listing, slot)}
+        return {(name, size) for name, size in as_user(self.user, amanda_sums.listing, slot)}
 
     def _has_all(self, number, copy):
         return self._listing(number) >= {(file.name, file.size) for file in copy.files}
@@ -157,7 +158,7 @@ class TapesBack:
             self.work.report.progress(dict(progress))
 
         work = [[str(directory), files]]
-        return as_user(self.user, amanda_mirror_user.audit, work, True, progress=report)
+        return as_user(self.user, amanda_sums.compare, work, True, progress=report)
 
     def _check_room(self):
         as_user(self.user, _remove_unfinished, str(self.top))

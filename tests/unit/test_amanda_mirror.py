@@ -235,7 +235,7 @@ def read_catalogue(site, manifest):
             "amanda_mirror_user._content",
             lambda site, _: amanda_generations.generations(site.settings, "daily"),
         ),
-        ("amanda_mirror_user.audit", lambda site, _: site.problems()),
+        ("amanda_sums.compare", lambda site, _: site.problems()),
         (
             "amanda_mirror_user.strangers",
             lambda site, _: amanda_generations.check(site.settings, "daily"),

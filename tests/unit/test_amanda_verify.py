@@ -10,9 +10,9 @@ import types
 
 import amanda_catalogue
 import amanda_layout
-import amanda_mirror_user
 import amanda_pipeline
 import amanda_slots
+import amanda_sums
 import amanda_tapes
 import amanda_verification
 import amanda_verified
@@ -132,10 +132,10 @@ def test_a_file_that_may_not_be_read_is_a_fault_of_the_server(site, monkeypatch)
     def refused(path, report):
         if path == str(extra):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return amanda_mirror_user.hash_file(path, report)
+        return amanda_sums.hash_file(path, report)
 
     hash_file = types.SimpleNamespace(hash_file=refused)
-    monkeypatch.setattr(amanda_slots, "amanda_mirror_user", hash_file)
+    monkeypatch.setattr(amanda_slots, "amanda_sums", hash_file)
     result = site.verify(site.dumps)
     assert (result["good"], result["failed"]) == (3, [])
     (problem,) = result["problems"]
