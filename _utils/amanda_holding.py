@@ -12,6 +12,7 @@ from pathlib import Path
 
 import amanda_command
 import amanda_files
+import amanda_limits
 import amanda_log
 from amanda_errors import AmandaError, ParseError
 from amanda_rights import as_user
@@ -73,12 +74,8 @@ def _unquoted(word):
 
 def capacity(places, user):
     """Return how many bytes of dumps one run can write, by Amanda's own configuration."""
-    name = places.name
-    options = (f"storage:{name}:runtapes", f"tapetype:{name}:length")
-    tapes, kilobytes = (
-        int(amanda_command.run(["amgetconf", name, option], user=user).stdout) for option in options
-    )
-    return tapes * (kilobytes * 1024 - _MARGIN)
+    limits = amanda_limits.read(places.name, user)
+    return limits.runtapes * (limits.length - _MARGIN)
 
 
 def set_aside(places, user):

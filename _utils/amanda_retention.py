@@ -13,28 +13,12 @@ import os
 import amanda_catalogue
 import amanda_chain
 import amanda_files
+import amanda_limits
 import amanda_verified
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
 from amanda_layout import RETENTION
 from amanda_rights import as_user
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """How Amanda chooses a tape to write, by the amanda.conf that is in use.
-
-    It takes one that was never written, else the oldest; but none of the *tapes* written last. It
-    counts anew after each, and does not count those that are set to no-reuse.
-
-    tapes
-        retention-tapes of the policy.
-    runtapes
-        How many tapes a run may write.
-    """
-
-    tapes: int
-    runtapes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +99,15 @@ def unsound(places, dles):
     ]
 
 
-def plan(tapes, wanted, rules, held=(), soon=None):
+def plan(tapes, wanted, limits, held=(), soon=None):
     """Return the :class:`Plan` for the next run.
 
     tapes
         What :func:`amanda_catalogue.read_tapelist` gives.
     wanted
         What :func:`needed` returned.
-    rules
-        The :class:`Rules`.
+    limits
+        The :class:`amanda_limits.Limits`.
     held
         The labels that an earlier plan held back.
     soon
@@ -138,16 +122,16 @@ def plan(tapes, wanted, rules, held=(), soon=None):
         if tape.written == "0":
             blank += 1
         # Each tape that the run writes brings Amanda one nearer to those written lately.
-        elif tape.label in wanted and written > rules.tapes - rules.runtapes:
+        elif tape.label in wanted and written > limits.tapes - limits.runtapes:
             hold[tape.label] = wanted[tape.label]
         else:
             written += 1
     pinned = {tape.label for tape in tapes if not tape.reuse}
     release = tuple(sorted((own & pinned) - set(hold)))
-    writable = blank + written if blank + written > rules.tapes else blank
+    writable = blank + written if blank + written > limits.tapes else blank
     soon = wanted if soon is None else soon
     could = {label: names for label, names in soon.items() if label in usable}
-    spare = len(usable) - rules.tapes - 1
+    spare = len(usable) - limits.tapes - 1
     return Plan(hold, release, len(tapes), writable, wanted=could, spare=spare)
 
 
@@ -157,10 +141,10 @@ def look(places, user):
     Raises :class:`~amanda_errors.AmandaError` if the tapelist can't be read.
     """
     tapes = amanda_catalogue.read_tapelist(places.tapelist)
-    rules, held = _rules(places.name, user), _held(places.name)
+    limits, held = amanda_limits.read(places.name, user), _held(places.name)
     try:
         dumps, record = amanda_catalogue.read(places), amanda_verified.read(places.name)
-        return plan(tapes, needed(dumps, record), rules, held, needed(dumps, record, soon=True))
+        return plan(tapes, needed(dumps, record), limits, held, needed(dumps, record, soon=True))
     except AmandaError as error:
         # No dump is worth more than those that there may be: what was never written must do.
         blank = [tape.label for tape in tapes if tape.reuse and tape.written == "0"]
@@ -168,11 +152,6 @@ def look(places, user):
         hold = {label: [] for label in ours if label not in blank}
         problem = f"what is on the tapes can't be told, so none is written again: {error}"
         return Plan(hold, (), len(tapes), len(blank), problem)
-
-
-def _rules(name, user):
-    options = (f"policy:{name}:retention-tapes", f"storage:{name}:runtapes")
-    return Rules(*(int(run(["amgetconf", name, option], user=user).stdout) for option in options))
 
 
 def hold(places, user):

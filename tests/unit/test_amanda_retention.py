@@ -7,17 +7,17 @@ import amanda_settings
 import amanda_verified
 import pytest
 from amanda_catalogue import Dump, Part, Tape
-from amanda_retention import Rules
+from amanda_limits import Limits
 
-RULES = Rules(tapes=3, runtapes=1)
+LIMITS = Limits(tapes=3, runtapes=1, length=512)
 
 
 def config(runtapes=1, slots=4):
     return types.SimpleNamespace(name="daily", runtapes=runtapes, slots=slots)
 
 
-def plan(tapes, dumps, rules=RULES, held=()):
-    return amanda_retention.plan(tapes, amanda_retention.needed(dumps), rules, held)
+def plan(tapes, dumps, limits=LIMITS, held=()):
+    return amanda_retention.plan(tapes, amanda_retention.needed(dumps), limits, held)
 
 
 def stamp(day):
@@ -96,10 +96,10 @@ def verified(*dumps, reason=""):
 def test_a_full_dump_that_was_not_verified_yet_does_not_replace_one_that_was():
     old, new = dump(1), dump(3)
     needed = amanda_retention.needed([old, new], verified(old))
-    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, RULES)) == ["d-1"]
+    assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, LIMITS)) == ["d-1"]
     for record in (verified(old, new), verified()):
         needed = amanda_retention.needed([old, new], record)
-        assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, RULES)) == []
+        assert held(amanda_retention.plan(tapes(4, 3, 2, 1), needed, LIMITS)) == []
 
 
 def test_of_what_was_verified_the_last_that_lacks_nothing_is_held_back_as_well():
@@ -112,19 +112,19 @@ def test_what_is_held_back_until_newer_dumps_are_verified_is_no_reason_to_ask_fo
     old, new = dump(1), dump(3)
     states = [amanda_retention.needed([old, new], verified(old), soon) for soon in (False, True)]
     assert [sorted(each) for each in states] == [["d-1", "d-3"], ["d-3"]]
-    found = amanda_retention.plan(tapes(3, 2, 1, blank=2), states[0], RULES, (), states[1])
+    found = amanda_retention.plan(tapes(3, 2, 1, blank=2), states[0], LIMITS, (), states[1])
     assert amanda_retention.outlook(found, config(), [("web1", "/etc")]) == ""
 
 
 def test_a_run_may_write_again_what_it_makes_free_itself():
     """As Amanda does: of three written tapes, of which it keeps two, it takes all in turn."""
-    found = plan(tapes(3, 2, 1), [dump(3)], Rules(tapes=2, runtapes=2))
+    found = plan(tapes(3, 2, 1), [dump(3)], Limits(tapes=2, runtapes=2, length=512))
     assert found.writable >= 2
     assert amanda_retention.shortage(found, config(runtapes=2), "backup") == ""
 
 
 def test_a_run_of_several_tapes_reaches_as_many_more():
-    several = Rules(tapes=5, runtapes=3)
+    several = Limits(tapes=5, runtapes=3, length=512)
     assert held(plan(tapes(3, 2, 1), [dump(1)], several)) == []
     assert held(plan(tapes(4, 3, 2, 1), [dump(1)], several)) == ["d-1"]
 
@@ -173,8 +173,8 @@ def test_a_damaged_note_of_what_is_held_back_is_an_error_that_names_it(tmp_path,
         amanda_retention._held("daily")
 
 
-def said(known, dumps, dles, rules=RULES, slots=4):
-    return amanda_retention.outlook(plan(known, dumps, rules), config(slots=slots), dles)
+def said(known, dumps, dles, limits=LIMITS, slots=4):
+    return amanda_retention.outlook(plan(known, dumps, limits), config(slots=slots), dles)
 
 
 def test_by_default_there_are_tapes_enough_for_a_client_that_fails():
@@ -185,8 +185,8 @@ def test_by_default_there_are_tapes_enough_for_a_client_that_fails():
         known = tapes(*range(days, 0, -1), blank=own.slots - days)
         names = [f"/{day}" for day in range(days)]
         dumps = [dump(day + 1, disk=name) for day, name in enumerate(names)]
-        rules = Rules(own.tapecycle - 1, own.runtapes)
-        found = plan(known, dumps, rules)
+        limits = Limits(own.tapecycle - 1, own.runtapes, 512)
+        found = plan(known, dumps, limits)
         assert len(found.wanted) == days
         assert amanda_retention.outlook(found, own, [("web1", name) for name in names]) == ""
 
