@@ -759,7 +759,8 @@ def recover(
         the restore astray. Default: a new one below ``/var/lib/salt-amanda/recovered``.
 
     Returns where it is (``restored``), of when (``as_of``), counts, a sample of names and the
-    dumps it came from. Beside the directory lies ``<destination>.sha256``.
+    dumps it came from. Beside the directory lies ``<destination>.sha256``; sparse files with too
+    many holes to be summed are in ``unsummed``.
 
     CLI Example:
 

@@ -7,7 +7,6 @@ server. The tree is removed from here at the end, or by a later delivery if nobo
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -174,30 +173,9 @@ def measure(tree):
     with amanda_restored.opened(tree) as root:
         for name, status in amanda_restored.walk(tree):
             entries += 1
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            if status.st_blocks * 512 >= status.st_size:
-                size += status.st_size
-            else:
-                size += _data(name, root, status.st_size)
+            if stat.S_ISREG(status.st_mode):
+                size += amanda_restored.data_bytes(name, root, status)
     return size, entries
-
-
-def _data(name, root, size):
-    """Return the bytes of a sparse file that aren't holes; see lseek(2)."""
-    total = position = 0
-    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-    try:
-        while position < size:
-            begin = os.lseek(descriptor, position, os.SEEK_DATA)
-            position = os.lseek(descriptor, begin, os.SEEK_HOLE)
-            total += position - begin
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # no more data
-            raise
-    finally:
-        os.close(descriptor)
-    return total
 
 
 def send(delivery, fleet, user, progress=None):

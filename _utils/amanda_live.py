@@ -41,7 +41,6 @@ def _same(restored, top, name, since):
     No attribute can change, nor any content, without the time of change that the kernel keeps. The
     live one is *name* below *top*, in no link that somebody may have put there, and no device.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     directory, _, base = name.rpartition(b"/")
     try:
         with contextlib.ExitStack() as stack:
@@ -49,15 +48,24 @@ def _same(restored, top, name, since):
             before = os.stat(base, dir_fd=there, follow_symlinks=False)
             if not stat.S_ISREG(before.st_mode) or before.st_ctime >= since:
                 return None
-            handle = os.open(base, flags, dir_fd=there)
-            now = stack.enter_context(open(handle, "rb", buffering=0))
-            if not os.path.samestat(os.fstat(now.fileno()), before):
+            now = stack.enter_context(_opened(base, there))
+            if not os.path.samestat(os.fstat(now), before):
                 return None
-            with open(restored, "rb", buffering=0) as then:
-                same = _alike(os.fstat(then.fileno()), before) and _same_content(then, now)
-            return same if os.fstat(now.fileno()).st_ctime == before.st_ctime else None
+            then = stack.enter_context(_opened(restored))
+            same = _alike(os.fstat(then), before) and _same_content(then, now, before.st_size)
+            return same if os.fstat(now).st_ctime == before.st_ctime else None
     except OSError:
         return None
+
+
+@contextlib.contextmanager
+def _opened(name, directory=None):
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _alike(restored, live):
@@ -69,8 +77,19 @@ def _alike(restored, live):
     )
 
 
-def _same_content(one, other):
-    while (piece := one.read(_CHUNK)) == other.read(_CHUNK):
-        if not piece:
+def _same_content(one, other, size):
+    """Tell whether two files of *size* bytes have the same; where both have a hole, they have."""
+    position = 0
+    while position < size:
+        begins = [amanda_restored.next_data(file, position) for file in (one, other)]
+        begins = [begin for begin in begins if begin is not None]
+        if not begins:
             return True
-    return False
+        begin = min(begins)
+        ends = [os.lseek(file, begin, os.SEEK_HOLE) for file in (one, other)]
+        length = min([_CHUNK, *(end - begin for end in ends if end > begin)])
+        piece = os.pread(one, length, begin)
+        if not piece or piece != os.pread(other, length, begin):
+            return False
+        position = begin + len(piece)
+    return True

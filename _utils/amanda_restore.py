@@ -50,7 +50,8 @@ def recover(catalogue, host, path, destination, at=None, progress=None):
         Called with bytes read, bytes in all and words that say what is being read.
 
     Returns a dict: ``host``, ``path``, ``as_of`` (the last dump's time), ``restored`` (where *path*
-    is now), ``manifest``, ``files``, ``directories``, ``others``, ``bytes``, ``sample``;
+    is now), ``manifest``, ``files``, ``directories``, ``others``, ``bytes``, ``sample``, and
+    ``unsummed`` if :func:`amanda_restored.write_checksums` gave it;
     ``missing``, ``count`` and ``sample`` of names that were listed but are in no dump (excluded,
     gone before they were read, sockets); ``dumps``, those read, with ``checked`` true if they were
     read and compared to the end; ``seconds``.

@@ -374,7 +374,7 @@ WHAT TO DO AFTERWARDS
   attackers left there.
 - Where two directories had exchanged their names between two dumps, tar mixes up the files in them
   that had not changed: each of the two then has the other's. All else comes back as it was.
-- Copy it to where it belongs, with all attributes: "cp -a", or "rsync -aHAX --numeric-ids".
+- Copy it to where it belongs, with all attributes: "cp -a", or "rsync -aHAXS --numeric-ids".
 - Write nothing into the mirror, and keep all of it until there are new backups.
 - Take the key from this machine again ("shred -u" and its file's name). If somebody may have seen
   it, make a new one.

@@ -23,6 +23,7 @@ from tests.functional import hard_tree
 from tests.functional.programs import install_client_programs
 from tests.functional.ssh_fleet import PORT, ROOT, SshFleet
 from tests.functional.zones import time_zone
+from tests.hollow import TERABYTE, hollow
 
 TREE = Path("/srv/delivered")
 INTO = Path("/srv/into")
@@ -351,7 +352,7 @@ def test_a_power_cut_leaves_what_the_next_apply_takes_away(parcel, fleet, direct
 def test_a_drill_is_compared_with_what_is_there_and_removed(parcel, directory):
     shutil.rmtree(TREE, ignore_errors=True)
     small(TREE)
-    (TREE / "work" / "same").write_text("the same\n")
+    hollow(TREE / "work" / "same", TERABYTE, {7: b"the same"})
     drill = {"base": "delivered", "disk": str(TREE), "since": time.time() + 60}
 
     def build(tree):

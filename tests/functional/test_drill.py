@@ -14,6 +14,7 @@ import pytest
 
 from tests.functional import hard_tree
 from tests.functional.local_amanda import LocalAmanda
+from tests.hollow import TERABYTE, hollow
 
 TOP = Path("/srv/drilled")
 
@@ -26,6 +27,7 @@ def dumped():
     """
     shutil.rmtree(TOP, ignore_errors=True)
     hard_tree.build(os.fsencode(TOP))
+    hollow(TOP / "terabyte", TERABYTE, {TERABYTE // 2: b"island"})  # hours, if it were read
     amanda = LocalAmanda("drill", [(str(TOP), "gzip")], length="16 mbytes")
     assert amanda.dump("+1d") == 0
     time.sleep(0.1)

@@ -7,6 +7,8 @@ import time
 import amanda_live
 import pytest
 
+from tests.hollow import TERABYTE, hollow, within
+
 
 @pytest.fixture
 def trees(tmp_path):
@@ -56,3 +58,25 @@ def test_what_is_no_file_any_more_has_changed(trees, what):
     }
     make[what]()
     assert compared(trees) == ({"compared": 0, "changed": 1}, [])
+
+
+def test_files_of_terabytes_of_holes_are_compared_by_their_data(trees):
+    islands = {5: b"one", TERABYTE // 2: b"x" * (3 << 20), TERABYTE - 4: b"last"}
+    zeros = {TERABYTE // 3: bytes(2 << 20)}  # data there, a hole here
+    for tree, more in zip(trees, ({}, zeros), strict=True):
+        hollow(tree / "work" / "holes", TERABYTE, {**islands, **more})
+        os.utime(tree / "work" / "holes", (1, 1))
+    with within(10):
+        assert compared(trees) == ({"compared": 2, "changed": 0}, [])
+
+
+@pytest.mark.parametrize("place", [0, 5, TERABYTE // 2 + (2 << 20), TERABYTE - 1])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_byte_that_one_of_two_hollow_files_has_is_a_difference(trees, place, side):
+    for tree in trees:
+        hollow(tree / "work" / "plan", TERABYTE, {TERABYTE // 2: b"x" * (3 << 20)})
+    hollow(trees[side] / "work" / "plan", TERABYTE, {place: b"?"})
+    for tree in trees:
+        os.utime(tree / "work" / "plan", (1, 1))
+    with within(10):
+        assert compared(trees)[1] == ["work/plan: it isn't what the host has, unchanged since"]

@@ -6,6 +6,8 @@ import subprocess
 import amanda_restored
 import pytest
 
+from tests.hollow import TERABYTE, hollow, within
+
 
 def test_a_walk_finds_everything_and_follows_no_link(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
@@ -45,6 +47,35 @@ def test_sha256sum_accepts_the_manifest_and_notices_a_change(tmp_path):
     assert subprocess.run(check, cwd=tree, check=False).returncode == 0
     (tree / "new\nline").write_text("changed")
     assert subprocess.run(check, cwd=tree, check=False).returncode == 1
+
+
+def test_a_file_of_terabytes_of_holes_is_named_in_the_manifest_and_has_no_sum(tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "plain").write_text("plain")
+    hollow(tree / "image", 64 << 20, {5: b"some"})
+    hollow(tree / "new\nline", 10 * TERABYTE, {5: b"more"})
+    with within(60):
+        counts = amanda_restored.write_checksums(tree, tmp_path / "sums")
+    assert counts["files"] == 3 and counts["bytes"] > 10 * TERABYTE
+    assert counts["unsummed"] == {"count": 1, "sample": ["new\\nline"]}
+    comment = next(line for line in (tmp_path / "sums").read_text().splitlines() if "#" in line)
+    assert comment.startswith("# without a SHA-256") and comment.endswith("holes: ./new\\nline")
+    check = ["sha256sum", "--check", "--strict", tmp_path / "sums"]
+    said = subprocess.run(check, cwd=tree, check=True, capture_output=True, text=True)
+    assert said.stdout == "./image: OK\n./plain: OK\n" and not said.stderr
+    hollow(tree / "image", 64 << 20, {6: b"same"})
+    assert subprocess.run(check, cwd=tree, capture_output=True, check=False).returncode == 1
+
+
+def test_many_files_of_holes_are_summed_no_longer_than_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(amanda_restored, "HOLES", 5 << 20)
+    for number in range(4):
+        hollow(tmp_path / f"hole{number}", 2 << 20, {})
+    (tmp_path / "plain").write_text("plain")
+    counts = amanda_restored.write_checksums(tmp_path, tmp_path.with_name("sums"), sample=1)
+    assert counts["unsummed"] == {"count": 2, "sample": ["hole2"]}
+    assert len(tmp_path.with_name("sums").read_text().splitlines()) == counts["files"] == 5
 
 
 def test_a_manifest_is_never_written_over(tmp_path):
