@@ -427,7 +427,7 @@ def mirror(config=None, accept=False):
     return _run("mirror", config, accept=accept)
 
 
-def verify(run=None, tape=None, generation=None, source=None, config=None):
+def verify(run=None, tape=None, generation=None, source=None, config=None, identity=None):
     """Read dumps back and compare them with all that is known of them; see the README.
 
     Each dump is decrypted and expanded, its sizes and CRC-32C compared with Amanda's log, its names
@@ -444,6 +444,8 @@ def verify(run=None, tape=None, generation=None, source=None, config=None):
         ``mirror``: the newest generation.
     config
         Which Amanda config; may be left out if there is only one.
+    identity
+        As for :func:`ls`, to open what is sealed with age. What it doesn't open is a problem.
 
     Returns a result as :func:`backup_and_mirror` does; its step ``verify`` has an entry in
     ``failed`` for each dump that isn't good, and says in ``problems`` which files aren't.
@@ -457,7 +459,9 @@ def verify(run=None, tape=None, generation=None, source=None, config=None):
     with _salt_errors():
         asked = {"run": run, "tape": tape, "generation": generation, "source": source}
         what = amanda_verification.check(asked)
-    return _run("verify", config, **what)
+        with amanda_identity.given(identity, None):
+            pass  # what is wrong with it is told at once
+    return _run("verify", config, **what, identity=identity)
 
 
 def backup_and_mirror(config=None):

@@ -77,8 +77,8 @@ def start(
         What the collection before this run gave (``fresh``, ``findings``), for its result.
     options
         What else its steps are told, a dict of plain data: ``accept`` of
-        :func:`amanda_mirror.mirror`, what :func:`amanda_verification.check` takes, and
-        ``generation`` and ``identity`` of :func:`amanda_rebuild.rebuild`.
+        :func:`amanda_mirror.mirror`, what :func:`amanda_verification.check` takes,
+        ``generation`` of :func:`amanda_rebuild.rebuild`, and ``identity``, a path, for both.
     python
         The interpreter, with the libraries that the engine needs; default: this one.
     program

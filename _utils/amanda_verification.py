@@ -3,6 +3,7 @@
 import amanda_catalogue
 import amanda_encryption
 import amanda_generations
+import amanda_identity
 import amanda_manifest
 import amanda_mirrored
 import amanda_sources
@@ -24,7 +25,11 @@ _NOT_TRIED = (
     "what there is was compared as it is, but whether it can be decrypted, and holds what the "
     "index says, was not tried"
 )
-_NO_IDENTITY = f", since this server holds no identity: {_NOT_TRIED}"
+_NO_IDENTITY = (
+    f", since this server holds no identity: {_NOT_TRIED}. 'amanda.verify "
+    "identity=/root/offsite.key' does, with the offsite key in that file"
+)
+_OTHER = f" sealed to another key than that in the file of identity=: {_NOT_TRIED}"
 _SEALED = (
     f" sealed to another key than this server's: {_NOT_TRIED}. A restore takes that key, or an "
     "offsite one: identity=/root/offsite.key"
@@ -83,11 +88,18 @@ def off(work):
 
 
 def asked(work):
-    """Verify what the run's specification asks for."""
-    what = check(work.options)
-    if "generation" in what or "source" in what:
-        return _generation(work, what.get("generation"))
-    everything = _Everything(work)
+    """Verify what the run's specification asks for; ``identity`` there is the path of a key."""
+    path = work.options.get("identity")
+    what = check({name: value for name, value in work.options.items() if name != "identity"})
+    with amanda_identity.given(path, work.user) as identity:
+        if "generation" in what or "source" in what:
+            return _generation(work, what.get("generation"), identity)
+        return _tapes(work, what, identity)
+
+
+def _tapes(work, what, identity):
+    """Verify what is asked for of that which is on tape."""
+    everything = _Everything(work, identity)
     dumps, tapes = everything.dumps, everything.tapes
     if "run" in what:
         run = what["run"]
@@ -131,8 +143,9 @@ def begin_anew(work):
 class _Everything:
     """All that one config has on tape, and what is known of it."""
 
-    def __init__(self, work):
+    def __init__(self, work, identity=None):
         self.work = work
+        self.identity = identity
         self.dumps = [d for d in amanda_catalogue.read(work.places) if d.status == "OK"]
         tapelist = amanda_catalogue.read_tapelist(work.places.tapelist)
         self.tapes = sorted((tape.label, tape.written) for tape in tapelist)
@@ -172,18 +185,19 @@ class _Everything:
         known = frozenset(label for label, _ in self.tapes)
         others = () if again else tuple(self.dumps)
         work = self.work
-        opens = work.settings.encryption.server_identity
+        given = self.identity is not None
         scope = amanda_verify.Scope(
             dumps=tuple(dumps),
             tapes=tuple(tapes),
             known=known,
             others=others,
             again=again,
-            opens=opens,
+            opens=given or work.settings.encryption.server_identity,
+            identity=self.identity,
             later=tuple(later),
             seconds=seconds,
             trial=self._trial,
-            own=_own,
+            own=_nobodys if given else _own,
         )
         self.record.prune(self.tapes)
         result = amanda_verify.verify(
@@ -197,7 +211,7 @@ class _Everything:
         if result["left"]:
             notes.append(f"{result['left']} older dumps wait to be verified: the next runs do that")
         if result["sealed"]:
-            notes.append(f"{result['sealed']} dumps are{_SEALED}")
+            _tell_sealed(f"{result['sealed']} dumps are", given, notes, result["problems"])
         elif result["unopened"]:
             notes.append(f"{result['unopened']} dumps could not be opened{_NO_IDENTITY}")
         return _told(result, notes)
@@ -237,7 +251,7 @@ def _more(entries):
     return f" (and {len(entries) - 1} more)" if len(entries) > 1 else ""
 
 
-def _generation(work, name):
+def _generation(work, name, identity):
     """Verify one generation of the mirror: every byte, and every dump that it holds.
 
     Without a name the whole mirror's bytes, and the dumps of the newest generation.
@@ -260,15 +274,17 @@ def _generation(work, name):
     try:
         if name := name or found["newest"]:
             manifest = amanda_generations.load(mirror, config, name, known)
-            opens = work.settings.encryption.server_identity or manifest.archive.method != "age"
+            aged = manifest.archive.method == "age"
+            given = identity if aged else None
+            opens = work.settings.encryption.server_identity or not aged or given is not None
             tapes = len(manifest.tapes)
-            readings = _read_back(work, manifest, told, report) if opens else {}
+            readings = _read_back(work, manifest, told, report, given) if opens else {}
         else:
             problems.append("there is no generation that could be read back")
     except SealedError as error:
-        if amanda_encryption.sealed_to_todays(name):
+        if identity is None and amanda_encryption.sealed_to_todays(name):
             problems.append(str(error))
-        sealed = f"Its catalogue is{_SEALED}"
+        sealed = "Its catalogue is"
     except AmandaError as error:  # which must not hide what is wrong with the files
         problems.append(f"what it holds could not be read back: {error}")
     unjudged = [reading.fault for reading in readings.values() if reading.fault]
@@ -293,26 +309,42 @@ def _generation(work, name):
     notes = [_AGAIN] if failed or problems else []
     if tapes and not opens:
         notes.append(f"Its catalogue and dumps could not be opened{_NO_IDENTITY}")
-    notes += [sealed] if sealed else []
-    notes += [f"{result['sealed']} dumps are{_SEALED}"] if result["sealed"] else []
+    if result["sealed"]:
+        sealed = f"{result['sealed']} dumps are"
+    if sealed:
+        _tell_sealed(sealed, identity is not None, notes, problems)
     return _told({**result, "opened": opens and not sealed}, notes)
 
 
-def _read_back(work, manifest, told, report):
+def _read_back(work, manifest, told, report, identity):
     """Read back every dump of a generation; return what came of each."""
-    origin = amanda_sources.Origin(work.settings, work.user, "mirror", manifest.generation)
+    which = ("mirror", manifest.generation, identity)
+    origin = amanda_sources.Origin(work.settings, work.user, *which)
     readings = {}
     with amanda_sources.catalogue(origin, work.places.name) as catalogue:
         dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
         told["of"] = len(dumps)
         for dump in dumps:
             where = (catalogue.source, catalogue.index, catalogue.user)
-            reading = amanda_verify.read_back(dump, *where, report=report)
-            if reading.sealed and _own(dump):
+            reading = amanda_verify.read_back(dump, *where, report=report, identity=identity)
+            if reading.sealed and identity is None and _own(dump):
                 reading = amanda_verify.Reading(False, reading.sealed)
             readings[dump] = reading
             report(0, 1)
     return readings
+
+
+def _tell_sealed(what, given, notes, problems):
+    """Tell of what the key doesn't open: if it was *given* for that, as a problem."""
+    if given:
+        problems.append(f"{what}{_OTHER}")
+    else:
+        notes.append(f"{what}{_SEALED}")
+
+
+def _nobodys(dump):
+    """Tell that no dump is known to be sealed to the key that was given."""
+    return False
 
 
 def _own(dump):

@@ -42,7 +42,7 @@ class Scope:
         Dumps to read back as well if anything is wrong with where they are.
     again
         Whether files are read again whose hash is recorded, or that are known to be bad.
-    opens
+    opens, identity
         As for :func:`read_back`.
     trial
         Called before a dump is called bad: raises :class:`~amanda_errors.AmandaError` if this
@@ -57,6 +57,7 @@ class Scope:
     others: tuple = ()
     again: bool = True
     opens: bool = True
+    identity: int | None = None
     later: tuple = ()
     seconds: int = 0
     trial: Callable = lambda: None
@@ -83,7 +84,7 @@ class Reading:
     sealed: str = ""
 
 
-def read_back(dump, source, index, user=None, hashes=None, opens=True, report=None):
+def read_back(dump, source, index, user=None, hashes=None, opens=True, report=None, identity=None):
     """Read one dump back and return the :class:`Reading`.
 
     dump, source, user, hashes, report
@@ -93,10 +94,13 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True, report=No
     opens
         False: this server is to hold no identity, so what is sealed with age isn't opened. Then
         headers, sizes and CRC-32C of what is on tape are compared, and that there is an index.
+    identity
+        What :func:`amanda_identity.given` gave, for what is sealed with age; None: the server's.
     """
     opened = True
     try:
-        opened = _check_headers(dump, source, opens)
+        aged = _check_headers(dump, source)
+        opened = opens or not aged
         file = amanda_index.path(index, dump)
         if file is None:
             raise AmandaError(f"{amanda_dump.describe(dump)} has no index in {index}")
@@ -104,9 +108,9 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True, report=No
         if not opened:
             amanda_dump.check_sealed(dump, source, hashes, report)
             return Reading(False)
-        opening = amanda_dump.open_stream(dump, source, user=user, hashes=hashes, report=report)
+        given = {"hashes": hashes, "report": report, "identity": identity if aged else None}
         try:
-            with opening as stream:
+            with amanda_dump.open_stream(dump, source, user=user, **given) as stream:
                 differing = amanda_listing.compare(stream, names, user)
         except SealedError as error:
             opened = False
@@ -125,8 +129,8 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True, report=No
     return Reading(True)
 
 
-def _check_headers(dump, source, opens):
-    """Compare in the headers what no reader needs; return whether this server can open the dump.
+def _check_headers(dump, source):
+    """Compare in the headers what no reader needs; return whether the dump is sealed with age.
 
     The first flipped bit there would be found by the hash, but for the time before there is one.
     """
@@ -151,7 +155,7 @@ def _check_headers(dump, source, opens):
                 "that of the first part isn't; the data may still be whole"
             )
     decrypt, _ = amanda_dump.decrypter(header, where)
-    return opens or not decrypt or decrypt[0] != amanda_layout.CRYPT["age"]
+    return bool(decrypt) and decrypt[0] == amanda_layout.CRYPT["age"]
 
 
 def verify(places, user, scope, record, progress, remedy=lambda label, written: ""):
@@ -236,7 +240,8 @@ class _Work:
         if unread:
             reading = Reading(True, fault=unread)
         else:
-            reading = read_back(dump, *where, hashes, self.scope.opens, self.report)
+            how = (self.scope.opens, self.report, self.scope.identity)
+            reading = read_back(dump, *where, hashes, *how)
         for part in dump.parts:
             with contextlib.suppress(AmandaError):  # missing, which was told
                 owners[self.source.path(part)] = (part.label, part.written)

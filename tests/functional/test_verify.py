@@ -537,6 +537,44 @@ def test_without_an_identity_what_is_on_tape_is_compared_and_said_not_to_be_open
     assert site.verify()["unopened"] == 0
 
 
+def test_a_key_that_is_given_opens_what_the_server_has_no_key_for_and_is_told_of_what_it_does_not(
+    site, tmp_path
+):
+    """Of dumps that aren't sealed, or not with age, it says nothing."""
+    site.forget()
+    sealed = [dump for dump in site.dumps if (dump.disk, dump.status) == (f"{SOURCE}/sealed", "OK")]
+    key, wrong = tmp_path / "key", tmp_path / "wrong"
+    kept = amanda_layout.AGE_IDENTITY.with_name("kept")
+    key.write_bytes(amanda_layout.AGE_IDENTITY.read_bytes())
+    wrong.write_bytes(amanda_age.new_identity())
+    for path in (key, wrong):
+        path.chmod(0o400)
+    amanda_layout.AGE_IDENTITY.rename(kept)
+    site.encryption = dataclasses.replace(site.encryption, server_identity=False)
+    try:
+        result = site.verify(identity=str(wrong))
+        assert not result["success"] and result["failed"] == []
+        assert result["sealed"] == result["unopened"] == len(sealed)
+        assert f"{len(sealed)} dumps are sealed to another key than that" in result["problems"][-1]
+        assert amanda_verified.read("verify").good(sealed[0]), "as far as it was compared"
+        result = site.verify(source="mirror", identity=str(wrong))
+        assert not result["success"] and result["failed"] == []
+        assert "Its catalogue is sealed to another key than that" in result["problems"][-1]
+        result = site.verify(identity=str(key))
+        assert result["success"] and result["unopened"] == 0, result
+        verdict = amanda_verified.read("verify").verdict(sealed[0])
+        assert (verdict.good, verdict.opened) == (True, True)
+        generation = site.verify(source="mirror", identity=str(key))
+        assert generation["success"] and generation["opened"], generation
+        assert generation["dumps"] and generation["unopened"] == 0
+        key.chmod(0o444)
+        with pytest.raises(ArgumentError, match="can be read or changed by others"):
+            site.verify(identity=str(key))
+    finally:
+        kept.rename(amanda_layout.AGE_IDENTITY)
+        site.encryption = amanda_settings.Encryption("age", ())
+
+
 @contextlib.contextmanager
 def another_key():
     """Let the server have another key than all dumps are sealed to, made a day before them."""

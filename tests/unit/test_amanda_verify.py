@@ -364,7 +364,7 @@ def test_a_tapelist_without_a_written_tape_erases_nothing(site, monkeypatch, tex
     monkeypatch.setattr(amanda_catalogue, "read", lambda places: [])
     site.places.tapelist.parent.mkdir(parents=True, exist_ok=True)
     site.places.tapelist.write_text(text)
-    work = type("Work", (), {"places": site.places, "options": {}})
+    work = type("Work", (), {"places": site.places, "options": {}, "user": None})
     for step in (amanda_verification.new, amanda_verification.asked):
         with pytest.raises(AmandaError, match="knows no tape that was written.*tapelist back"):
             step(work)
