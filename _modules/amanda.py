@@ -1017,7 +1017,7 @@ def withdraw(id):
         amanda_delivery.withdraw(id)
 
 
-def drill_record(directories, config=None):
+def drill_record(directories, config=None, problem=None):
     """Keep what came of a drill that was delivered, and tell of it as :func:`drill` does.
 
     directories
@@ -1027,6 +1027,8 @@ def drill_record(directories, config=None):
         what, ``answer`` why.
     config
         Which Amanda config; may be left out if there is only one.
+    problem
+        Why no directory could be tried, in words.
 
     CLI Example:
 
@@ -1036,6 +1038,8 @@ def drill_record(directories, config=None):
     """
     with _salt_errors():
         name = _usable_settings()[0].config(config).name
+        if problem is not None:
+            return _drilled(amanda_drill.failure(name, problem))
         entries = [_drill_entry(each) for each in directories]
         result = amanda_drill.result(name, amanda_results.now(), entries)
         amanda_drill.record(result)

@@ -158,7 +158,7 @@ def drill(
     with _in_words(), _Minions() as minions:
         to = _minion(to, "to")
         server = _minion(server or _server_of(to), "server")
-        minions.ask(to, "receive", server)
+        _ready_for_drill(minions, server, to, config)
         asked = {"host": host or to, "path": path, "sample": sample}
         names = minions.ask(server, "drill_names", **asked, **options)
         options.update(directory=directory, drill=True)
@@ -166,6 +166,16 @@ def drill(
         result = minions.ask(server, "drill_record", done, config=config, fails=True)
     # salt-run takes its exit status from the result
     return result if result["success"] else {**result, "retcode": 2}
+
+
+def _ready_for_drill(minions, server, to, config):
+    """Raise if a minion can take nothing in; the server keeps that as a drill that failed."""
+    try:
+        minions.ask(to, "receive", server)
+    except CommandExecutionError as error:
+        with contextlib.suppress(CommandExecutionError):  # the first error counts
+            minions.ask(server, "drill_record", [], config=config, problem=str(error))
+        raise
 
 
 def _drill_one(minions, server, to, name, options):

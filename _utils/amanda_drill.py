@@ -124,7 +124,7 @@ def failure(config, error):
         "config": config,
         "at": amanda_results.now(),
         "success": False,
-        "message": str(error),
+        "message": _told(str(error)),
         "seconds": 0.0,
         "directories": [],
     }

@@ -170,10 +170,13 @@ def test_an_apply_takes_away_what_a_delivery_left_when_the_power_failed(runner):
 
 
 @pytest.mark.slow  # Salt waits twice for who doesn't answer
-def test_a_minion_that_is_down_is_named(runner):
+def test_a_minion_that_is_down_is_named_and_a_drill_on_it_is_kept_as_failed(runner):
     runner.bed.run("db1", ["systemctl", "stop", "salt-minion"])
     try:
         told = runner("recover", "web1", "/etc", "to=db1", status=1)
         assert told.startswith("db1 doesn't answer: is it up, and its salt-minion running?")
+        assert runner("drill", "to=db1", status=1) == told
+        last = runner.bed.salt(SERVER, "amanda.status")[SERVER]["drills"]["daily"]["last"]
+        assert not last["success"] and last["message"] == told
     finally:
         runner.bed.restart_minion("db1")

@@ -74,6 +74,9 @@ def test_a_drill_that_could_not_begin_is_recorded_as_failed_and_forgets_nothing(
     found = amanda_drill.read("daily")
     assert found["passed"] == "2026-11-01T00:00:00+00:00" and len(found["directories"]) == 1
     assert found["last"]["message"] == "the mirror is gone"
+    amanda_drill.failure("daily", "web1: \x1b[2J" + "no answer" * 10**5)
+    told = amanda_drill.read("daily")["last"]["message"]
+    assert told.startswith("web1: ?[2Jno answer") and len(told) < 10**4
 
 
 ENTRY = {
