@@ -776,11 +776,10 @@ def recover(
         moment = amanda_sources.timestamp(at)
         with amanda_sources.holding(origin, host, path, config, moment) as catalogue:
             into = destination or str(_recovered() / f"{host}-{amanda_results.new_id()}")
-            return _restored(catalogue, host, path, into, moment)
+            return _restored(catalogue, host, path, into, moment, _teller(catalogue.config))
 
 
-def _restored(catalogue, host, path, destination, moment):
-    tell = _teller(catalogue.config)
+def _restored(catalogue, host, path, destination, moment, tell):
     answer = amanda_restore.recover(catalogue, host, path, destination, moment, tell)
     return _with_unread(catalogue, answer)
 
@@ -960,15 +959,16 @@ def offer(
                 opened as catalogue,
                 amanda_delivery.preparing(id, to, catalogue.config, directory) as delivery,
             ):
+                tell = _teller(catalogue.config, "drill" if drill else "recover")
+                tell = amanda_delivery.while_wanted(delivery, tell)
                 if drill:
-                    return _offer_drill(catalogue, delivery, host, path)
-                restored = _restored(catalogue, host, path, str(delivery.tree), moment)
+                    return _offer_drill(catalogue, delivery, host, path, tell)
+                restored = _restored(catalogue, host, path, str(delivery.tree), moment, tell)
                 offered = amanda_delivery.offer(delivery, catalogue.user)
                 return {**offered, "host": host, "of": restored}
 
 
-def _offer_drill(catalogue, delivery, host, disk):
-    tell = _teller(catalogue.config, "drill")
+def _offer_drill(catalogue, delivery, host, disk, tell):
     entry, parcel = amanda_drill.attempt(catalogue, host, disk, delivery.tree, progress=tell)
     if parcel is None:
         amanda_delivery.withdraw(delivery.id)

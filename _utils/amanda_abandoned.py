@@ -27,4 +27,4 @@ def note(identity):
 def check(identity):
     """Raise :class:`~amanda_errors.AmandaError` if the delivery of this id is over."""
     if (_PLACE / identity).exists():
-        raise AmandaError(f"the delivery {identity} was broken off before it began")
+        raise AmandaError(f"the delivery {identity} was broken off")

@@ -121,6 +121,19 @@ def preparing(identity, to, config, directory):
         raise
 
 
+def while_wanted(delivery, progress):
+    """Return *progress*, a function, as one that raises when the delivery has been withdrawn.
+
+    So a restore of hours doesn't go on for somebody who has left.
+    """
+
+    def tell(*what):
+        amanda_abandoned.check(delivery.id)
+        progress(*what)
+
+    return tell
+
+
 def _save(delivery):
     note = {**dataclasses.asdict(delivery), "place": os.fspath(delivery.place)}
     amanda_files.write(_note(delivery.id), (json.dumps(note) + "\n").encode(), mode=0o600)

@@ -245,7 +245,7 @@ def test_a_door_that_is_refused_before_it_is_asked_for_stays_shut(parcel, direct
     """The runner was interrupted, and what it took back came before what it had asked for."""
     sent = parcel(small)
     assert sent.refuse() is None
-    with pytest.raises(AmandaError, match="was broken off before it began"):
+    with pytest.raises(AmandaError, match="was broken off"):
         sent.open(directory / "new")
 
 
@@ -402,11 +402,28 @@ def test_what_is_withdrawn_while_it_is_made_leaves_nothing(fleet, tmp_path):
     assert not list(amanda_layout.RUNTIME.glob("delivery-*"))
 
 
+def test_a_restore_for_a_delivery_ends_soon_after_that_is_withdrawn(fleet, tmp_path):
+    identity, told = new_id(), []
+
+    def tell(*progress):
+        told.append(progress)
+        amanda_delivery.withdraw(identity)
+
+    with (
+        pytest.raises(AmandaError, match=f"the delivery {identity} was broken off"),
+        amanda_delivery.preparing(identity, "web1", "daily", tmp_path) as delivery,
+    ):
+        wanted = amanda_delivery.while_wanted(delivery, tell)
+        for done in (1, 2):
+            wanted(done, 2, "a dump")
+    assert told == [(1, 2, "a dump")]
+
+
 def test_what_is_withdrawn_before_it_begins_is_never_made(fleet, tmp_path):
     identity = new_id()
     amanda_delivery.withdraw(identity)
     with (
-        pytest.raises(AmandaError, match="was broken off before it began"),
+        pytest.raises(AmandaError, match="was broken off"),
         amanda_delivery.preparing(identity, "web1", "daily", tmp_path),
     ):
         pass

@@ -349,6 +349,18 @@ def test_at_whatever_step_the_room_ends_it_is_told_and_nothing_is_left(restores,
     assert inodes > 6  # directories, the file, and at last its checksum
 
 
+def test_a_restore_that_is_called_off_ends_at_once_and_leaves_nothing(restores, room, monkeypatch):
+    monkeypatch.setattr(amanda_restore, "_PROGRESS_STEP", 1)  # while it is read, not after
+
+    def call_off(*told):
+        raise AmandaError("called off")
+
+    with pytest.raises(AmandaError, match="called off"):
+        restores.recover("amgtar", b"", room / "out", progress=call_off)
+    assert not list(room.iterdir())
+    assert subprocess.run(["pgrep", "-u", USER, "-x", "tar|age|zstd"], check=False).returncode == 1
+
+
 def test_progress_ends_at_all_the_bytes_there_are(restores, room):
     told = []
     restores.recover("amgtar", b"", room / "out", progress=lambda *words: told.append(words))
