@@ -2,7 +2,8 @@
 
 A dump with an earlier stamp than the one it builds on would be taken for the older one, and a
 restore would silently give what the older one has. That happens when the clock went back, be it
-for a wrong time or in the hour that comes twice when daylight saving ends.
+for a wrong time or in the hour that comes twice when daylight saving ends. In another time zone the
+times of all dumps would be others.
 """
 
 import datetime
@@ -19,7 +20,7 @@ LONGEST = 70 * 60
 """Seconds that are waited for: the hour that comes twice, and some more."""
 
 _PACE = 30  # seconds
-_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]{0,31}(/[A-Za-z0-9_+-]{1,31}){0,2}")
 
 
 def wait(places, progress, now=datetime.datetime.now, sleep=time.sleep):
@@ -72,18 +73,19 @@ def other_zone(name, own=None):
     return (
         f"Its dumps are named by the local time of {name}, and this server's is that of {own}, so "
         "their times are read wrongly: before the next run, set the zone that the lost server had, "
-        f"with 'timedatectl set-timezone {name}'"
+        f"with 'timedatectl set-timezone {name}', and restart salt-minion"
     )
 
 
 def _offsets(name):
-    """Return by how much a zone differs from UTC in winter and summer; its name, if unknown."""
-    year = datetime.datetime.now().year
+    """Return by how much a zone differs from UTC, day by day; its name, if it is unknown."""
+    begin = datetime.datetime(datetime.datetime.now().year, 1, 1)
     try:
         rules = zoneinfo.ZoneInfo(name)
     except (OSError, ValueError, zoneinfo.ZoneInfoNotFoundError):
         return name
-    return [datetime.datetime(year, month, 1, tzinfo=rules).utcoffset() for month in (1, 7)]
+    days = (begin + datetime.timedelta(days=day) for day in range(365))
+    return [day.replace(tzinfo=rules).utcoffset() for day in days]
 
 
 def _until_later(newest, moment):

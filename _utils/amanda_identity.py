@@ -1,4 +1,4 @@
-"""An age identity that the administrator gives for one restore, and that the server doesn't keep.
+"""An age identity given for one restore or verification, which the server does not keep.
 
 It goes to the filter as an open file without a name: root reads the administrator's file, and the
 dump user, as whom the filter runs, can read only what is in memory, for as long as the block lasts.

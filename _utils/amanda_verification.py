@@ -212,7 +212,7 @@ class _Everything:
             notes.append(f"{result['left']} older dumps wait to be verified: the next runs do that")
         if result["sealed"]:
             _tell_sealed(f"{result['sealed']} dumps are", given, notes, result["problems"])
-        elif result["unopened"]:
+        elif result["unopened"] and not scope.opens:
             notes.append(f"{result['unopened']} dumps could not be opened{_NO_IDENTITY}")
         return _told(result, notes)
 
@@ -278,7 +278,8 @@ def _generation(work, name, identity):
             given = identity if aged else None
             opens = work.settings.encryption.server_identity or not aged or given is not None
             tapes = len(manifest.tapes)
-            readings = _read_back(work, manifest, told, report, given) if opens else {}
+            origin = amanda_sources.Origin(work.settings, work.user, "mirror", name, given)
+            readings = _read_back(origin, config, told, report, identity) if opens else {}
         else:
             problems.append("there is no generation that could be read back")
     except SealedError as error:
@@ -316,12 +317,13 @@ def _generation(work, name, identity):
     return _told({**result, "opened": opens and not sealed}, notes)
 
 
-def _read_back(work, manifest, told, report, identity):
-    """Read back every dump of a generation; return what came of each."""
-    which = ("mirror", manifest.generation, identity)
-    origin = amanda_sources.Origin(work.settings, work.user, *which)
+def _read_back(origin, config, told, report, identity):
+    """Read back every dump of a generation; return what came of each.
+
+    The *identity* is for dumps that are sealed with age, however the catalogue is sealed.
+    """
     readings = {}
-    with amanda_sources.catalogue(origin, work.places.name) as catalogue:
+    with amanda_sources.catalogue(origin, config) as catalogue:
         dumps = [dump for dump in catalogue.dumps if dump.status == "OK"]
         told["of"] = len(dumps)
         for dump in dumps:

@@ -97,20 +97,20 @@ def read_back(dump, source, index, user=None, hashes=None, opens=True, report=No
     identity
         What :func:`amanda_identity.given` gave, for what is sealed with age; None: the server's.
     """
-    opened = True
+    opened = False
     try:
         aged = _check_headers(dump, source)
-        opened = opens or not aged
         file = amanda_index.path(index, dump)
         if file is None:
             raise AmandaError(f"{amanda_dump.describe(dump)} has no index in {index}")
         names = amanda_index.lines(file, Path(index).parent)
-        if not opened:
+        if aged and not opens:
             amanda_dump.check_sealed(dump, source, hashes, report)
             return Reading(False)
         given = {"hashes": hashes, "report": report, "identity": identity if aged else None}
         try:
             with amanda_dump.open_stream(dump, source, user=user, **given) as stream:
+                opened = True
                 differing = amanda_listing.compare(stream, names, user)
         except SealedError as error:
             opened = False
@@ -185,7 +185,10 @@ def verify(places, user, scope, record, progress, remedy=lambda label, written: 
     return {
         "dumps": done,
         "good": done - len(work.failed) - len(work.unjudged),
-        "unopened": sum(not reading.opened for reading in work.readings.values()),
+        "unopened": sum(
+            not (reading.opened or reading.problem or reading.fault)
+            for reading in work.readings.values()
+        ),
         "sealed": sum(bool(reading.sealed) for reading in work.readings.values()),
         "left": left,
         "failed": [entry(dump, reason) for dump, reason in work.failed.items()],
@@ -262,10 +265,10 @@ class _Work:
         self.save()
 
     def sealed(self, dump, reading):
-        """Return what is wrong with a dump that is whole on tape, but sealed to another key."""
-        if not reading.sealed:
+        """Return what is wrong with a dump that is whole on tape, but was not opened."""
+        if reading.opened:
             return ""
-        if self.scope.own(dump):
+        if reading.sealed and self.scope.own(dump):
             return reading.sealed
         verdict = self.record.verdict(dump)  # what was seen once, with its key, still holds
         return verdict.reason if verdict and verdict.opened else ""
@@ -279,9 +282,12 @@ class _Work:
         return ""
 
     def judge(self, dump, reason):
-        known, opened = self.record.verdict(dump), self.readings[dump].opened
-        if opened or reason or not (known and known.good and known.opened):
-            self.record.judge(dump, amanda_results.now(), reason, opened)
+        """Record what a dump was found to be, unless more was known of it, or can be."""
+        known, reading = self.record.verdict(dump), self.readings[dump]
+        better = known and known.opened and (known.reason or not reason)
+        others = reading.sealed and self.scope.identity is not None and not reason  # key, given
+        if reading.opened or not (better or others):
+            self.record.judge(dump, amanda_results.now(), reason, reading.opened)
         if reason:
             self.failed[dump] = reason
 

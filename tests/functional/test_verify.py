@@ -96,7 +96,11 @@ class Site:
         return types.SimpleNamespace(
             places=self.places,
             user=USER,
-            settings=types.SimpleNamespace(mirror=self.mirror, encryption=self.encryption),
+            settings=types.SimpleNamespace(
+                mirror=self.mirror,
+                encryption=self.encryption,
+                config=lambda name: types.SimpleNamespace(name=name),
+            ),
             config=types.SimpleNamespace(verify=3600),
             report=types.SimpleNamespace(progress=self.progress.append),
             options=what or {},
@@ -556,7 +560,7 @@ def test_a_key_that_is_given_opens_what_the_server_has_no_key_for_and_is_told_of
         assert not result["success"] and result["failed"] == []
         assert result["sealed"] == result["unopened"] == len(sealed)
         assert f"{len(sealed)} dumps are sealed to another key than that" in result["problems"][-1]
-        assert amanda_verified.read("verify").good(sealed[0]), "as far as it was compared"
+        assert amanda_verified.read("verify").verdict(sealed[0]) is None, "its key may open it"
         result = site.verify(source="mirror", identity=str(wrong))
         assert not result["success"] and result["failed"] == []
         assert "Its catalogue is sealed to another key than that" in result["problems"][-1]
@@ -573,6 +577,19 @@ def test_a_key_that_is_given_opens_what_the_server_has_no_key_for_and_is_told_of
     finally:
         kept.rename(amanda_layout.AGE_IDENTITY)
         site.encryption = amanda_settings.Encryption("age", ())
+
+
+@contextlib.contextmanager
+def no_identity(site):
+    """Have the server hold no key that opens its dumps."""
+    kept, encryption = amanda_layout.AGE_IDENTITY.with_name("kept"), site.encryption
+    amanda_layout.AGE_IDENTITY.rename(kept)
+    site.encryption = dataclasses.replace(encryption, server_identity=False)
+    try:
+        yield
+    finally:
+        kept.rename(amanda_layout.AGE_IDENTITY)
+        site.encryption = encryption
 
 
 @contextlib.contextmanager
@@ -616,13 +633,30 @@ def test_what_is_sealed_to_a_key_of_before_is_compared_as_it_is_and_keeps_its_go
     assert site.verify()["sealed"] == 0
 
 
-def test_a_dump_that_was_bad_when_it_could_be_opened_is_not_good_because_it_can_not(site):
+@pytest.mark.parametrize("why", ["another key", "no identity"])
+def test_a_dump_that_was_bad_when_it_could_be_opened_is_not_good_because_it_can_not(site, why):
     record = amanda_verified.read("verify")
     dump = site.dump("sealed")
     record.judge(dump, "2026-01-01T00:00:00Z", "decrypted it has another CRC")
     amanda_verified.write("verify", record)
-    with another_key():
-        assert "decrypted it has another CRC" in told(site.verify())
+    with contextlib.ExitStack() as stack:
+        if why == "another key":
+            stack.enter_context(another_key())
+        else:
+            stack.enter_context(no_identity(site))
+        for _ in range(2):
+            assert "decrypted it has another CRC" in told(site.verify())
+            assert amanda_verified.read("verify").failed(dump)
+    assert site.verify()["success"]
+
+
+def test_a_dump_with_a_damaged_header_is_good_again_when_it_is_whole_though_no_key_opens_it(site):
+    path = site.path(site.dump("sealed").parts[0])
+    with no_identity(site):
+        with flipped(path, 8 * 5):
+            assert not site.verify()["success"]
+        result = site.verify()
+        assert result["success"], result
 
 
 def test_a_dump_that_todays_key_should_open_and_does_not_is_bad(site):
