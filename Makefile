@@ -10,8 +10,7 @@ PYTHON := .venv/bin/python
 BED := tests/bed
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: setup machine bed check lint unit functional functional-one functional-two integration \
-    test test-all demo clean
+.PHONY: setup machine bed check lint unit functional integration test test-all demo clean
 
 setup: machine .venv/ready bed
 
@@ -48,23 +47,16 @@ unit: .venv/ready
 
 PICK := -m 'not slow'
 
-# In hosts, where the tests may install packages and change what they like: two, which take about
-# as long as each other.
-ONE := $(wildcard tests/functional/test_r*.py)
-functional: functional-one functional-two
-
-functional-one: setup
-	$(BED) --name $@ pytest $(PICK) $(ONE)
-
-functional-two: setup
-	$(BED) --name $@ pytest $(PICK) $(filter-out $(ONE),$(wildcard tests/functional/test_*.py))
+# In a host, where the tests may install packages and change what they like.
+functional: setup
+	$(BED) --name functional pytest $(PICK) tests/functional
 
 integration: setup
 	$(PYTHON) -m pytest $(PICK) tests/integration
 
-# They wait as much as they work, so they go side by side; each tells its story when it is done.
+# Both wait more than they work, so they go side by side; each tells its story when it is done.
 test: check setup
-	$(MAKE) --jobs=3 --output-sync=target functional integration
+	$(MAKE) --jobs=2 --output-sync=target functional integration
 
 # With what takes minutes and shows little that is new.
 test-all: PICK :=
