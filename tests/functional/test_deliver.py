@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -189,6 +190,30 @@ def test_more_than_was_announced_is_cut_off_and_leaves_nothing(parcel, directory
         sent.send()
     assert "more was sent than the 1000 bytes announced" in sent.refuse()
     assert not os.listdir(directory)
+
+
+@pytest.mark.parametrize("said", ["the disk is full", ""])
+def test_who_sends_is_told_why_it_was_refused_though_much_of_it_was_never_read(fleet, said):
+    """A socket that is closed with something unread is reset, whatever was said before."""
+    amanda_layout.RUNTIME.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(os.fspath(amanda_layout.DOOR_DATA))
+        try:
+            door.listen()
+            pipe = subprocess.PIPE
+            argv = [amanda_layout.DELIVER, "id"]
+            with subprocess.Popen(argv, stdin=pipe, stderr=pipe) as deliver:
+                deliver.stdin.write(b"much" * 1000)
+                deliver.stdin.flush()
+                connection, _ = door.accept()
+                connection.recv(1)
+                connection.sendall(said.encode())
+                connection.close()
+                _, told = deliver.communicate(timeout=30)
+        finally:
+            amanda_layout.DOOR_DATA.unlink()
+    assert deliver.returncode == 1
+    assert told.decode().startswith(f"deliver: {said or 'the door is shut'}")
 
 
 @pytest.mark.parametrize(
