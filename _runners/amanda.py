@@ -203,15 +203,15 @@ def _tried(minions, server, to, name, options):
 def _offered(minions, server, *arguments, **options):
     """Give what the server offers for this block; whatever happens, nothing of it stays there."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    delivery_id = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     try:
-        offer = minions.ask(server, "offer", identity, *arguments, **options)
+        offer = minions.ask(server, "offer", delivery_id, *arguments, **options)
         if not isinstance(offer, dict):
             raise CommandExecutionError(f"{server} doesn't say what it offers")
-        yield {**offer, "id": identity}
+        yield {**offer, "id": delivery_id}
     finally:
         with contextlib.suppress(CommandExecutionError):  # the first error counts
-            minions.ask(server, "withdraw", identity)
+            minions.ask(server, "withdraw", delivery_id)
 
 
 def _parcel(offer, host, drill=None):

@@ -14,17 +14,17 @@ _PLACE = RUNTIME / "abandoned"
 _KEPT = 86400  # seconds; a request that comes later than that has another reason
 
 
-def note(identity):
+def note(delivery_id):
     """Remember that the delivery of this id is over, whether it began or not."""
     directories = (RUNTIME, 0o755), (_PLACE, 0o700)
     amanda_files.apply([amanda_files.Managed(path, mode=mode) for path, mode in directories])
     for path in _PLACE.iterdir():
         if time.time() - path.stat().st_mtime > _KEPT:
             path.unlink()
-    (_PLACE / identity).touch()
+    (_PLACE / delivery_id).touch()
 
 
-def check(identity):
+def check(delivery_id):
     """Raise :class:`~amanda_errors.AmandaError` if the delivery of this id is over."""
-    if (_PLACE / identity).exists():
-        raise AmandaError(f"the delivery {identity} was broken off")
+    if (_PLACE / delivery_id).exists():
+        raise AmandaError(f"the delivery {delivery_id} was broken off")

@@ -109,14 +109,14 @@ def sources(text, server):
     raise AmandaError(f"this minion doesn't let {server} in yet: apply the state backup on it")
 
 
-def door_line(key, addresses, program, identity, seconds):
+def door_line(key, addresses, program, delivery_id, seconds):
     """Return the line that lets one delivery in, for some seconds: it may start *program* alone.
 
     key
         The public key that was made for it.
     addresses
         What :func:`sources` gave.
-    identity
+    delivery_id
         The delivery's id.
     seconds
         For how long the key opens anything.
@@ -124,8 +124,9 @@ def door_line(key, addresses, program, identity, seconds):
     # In local time: OpenSSH before 9.1 knows no other. The minion may have begun in another zone.
     time.tzset()
     expiry = time.strftime("%Y%m%d%H%M%S", time.localtime(time.time() + seconds))
-    options = f'restrict,from="{addresses}",expiry-time="{expiry}",command="{program} {identity}"'
-    return f"{options} {key} {DOOR}{identity}"
+    options = f'restrict,from="{addresses}",expiry-time="{expiry}"'
+    options += f',command="{program} {delivery_id}"'
+    return f"{options} {key} {DOOR}{delivery_id}"
 
 
 def without_doors(text):

@@ -94,10 +94,10 @@ def client(fleet, to):
 
 
 @contextlib.contextmanager
-def preparing(identity, to, config, directory):
+def preparing(delivery_id, to, config, directory):
     """Give a :class:`Delivery` whose tree is to be made in this block; an error removes it all.
 
-    identity
+    delivery_id
         A new name for it, as :func:`amanda_results.new_id` makes them: who asked for it can
         :func:`withdraw` it before it is ready.
     to
@@ -108,10 +108,11 @@ def preparing(identity, to, config, directory):
         Where there is room: root's, as :func:`amanda_destination.check` has it.
     """
     sweep()
-    delivery = Delivery(identity, to, config, Path(directory) / f".amanda-delivery-{identity}")
+    place = Path(directory) / f".amanda-delivery-{delivery_id}"
+    delivery = Delivery(delivery_id, to, config, place)
     DELIVERIES.mkdir(mode=0o700, exist_ok=True)
     with amanda_authorized.alone("delivery"):
-        amanda_abandoned.check(identity)
+        amanda_abandoned.check(delivery_id)
         _save(delivery)
     try:
         delivery.place.mkdir(mode=0o700)
@@ -139,17 +140,17 @@ def _save(delivery):
     amanda_files.write(_note(delivery.id), (json.dumps(note) + "\n").encode(), mode=0o600)
 
 
-def _note(identity):
-    return amanda_results.path("delivery", identity, DELIVERIES)
+def _note(delivery_id):
+    return amanda_results.path("delivery", delivery_id, DELIVERIES)
 
 
-def load(identity):
+def load(delivery_id):
     """Return the :class:`Delivery` of that id."""
     try:
-        note = json.loads(_note(identity).read_bytes())
+        note = json.loads(_note(delivery_id).read_bytes())
         return Delivery(**{**note, "place": Path(note["place"])})
     except FileNotFoundError:
-        raise ArgumentError(f"there is no delivery {identity!r}: it is over") from None
+        raise ArgumentError(f"there is no delivery {delivery_id!r}: it is over") from None
 
 
 def offer(delivery, user):
@@ -173,8 +174,8 @@ def user_group(user):
     return amanda_command.run(["id", "-gn", "--", user]).stdout.decode().strip()
 
 
-def _keys(identity):
-    return RUNTIME / f"delivery-{identity}"
+def _keys(delivery_id):
+    return RUNTIME / f"delivery-{delivery_id}"
 
 
 def measure(tree):
@@ -335,17 +336,17 @@ class _Heard:
         return self._kept.decode(errors="replace")
 
 
-def _forget_key(identity):
-    amanda_command.run(["rm", "-rf", "--", _keys(identity)])
+def _forget_key(delivery_id):
+    amanda_command.run(["rm", "-rf", "--", _keys(delivery_id)])
 
 
-def withdraw(identity):
+def withdraw(delivery_id):
     """Remove the tree and the key of a delivery, if they are there; it can't begin any more."""
-    _note(identity)  # raises if this is no id
+    _note(delivery_id)  # raises if this is no id
     with amanda_authorized.alone("delivery"):
-        amanda_abandoned.note(identity)
+        amanda_abandoned.note(delivery_id)
         with contextlib.suppress(ArgumentError):
-            _remove(load(identity))
+            _remove(load(delivery_id))
 
 
 def _remove(delivery):

@@ -191,12 +191,12 @@ def is_open():
     return amanda_unit.active(amanda_layout.DOOR_UNIT)
 
 
-def _launch(identity):
+def _launch(delivery_id):
     argv = ["systemd-run", f"--unit={amanda_layout.DOOR_UNIT}", "--collect", "--quiet"]
     argv += ["--no-ask-password", "--service-type=notify", "--working-directory=/"]
     argv += [f"--property={line}" for line in _PROPERTIES]
     try:
-        run([*argv, "--", amanda_layout.RECEIVE, identity])
+        run([*argv, "--", amanda_layout.RECEIVE, delivery_id])
     except CommandError as error:
         raise AmandaError(
             f"nothing can be received: {error.stderr.strip()}. See: journalctl -u "
@@ -204,10 +204,10 @@ def _launch(identity):
         ) from error
 
 
-def accept(identity, sha256):
+def accept(delivery_id, sha256):
     """Say what the server has sent, and return what came of it once the tree is in its place.
 
-    identity
+    delivery_id
         The delivery's id.
     sha256
         What :func:`amanda_delivery.send` gave.
@@ -217,7 +217,7 @@ def accept(identity, sha256):
     then nothing of it is left.
     """
     expected = amanda_receiving.load(amanda_layout.DOOR)
-    if expected and expected["id"] == identity:
+    if expected and expected["id"] == delivery_id:
         with (
             contextlib.suppress(ConnectionError, FileNotFoundError),  # it has ended, and says why
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as verdict,
@@ -226,10 +226,10 @@ def accept(identity, sha256):
             verdict.sendall(str(sha256).encode())
         while is_open():
             time.sleep(_POLL)
-    outcome = _outcome(identity)
+    outcome = _outcome(delivery_id)
     if outcome is None:
         raise AmandaError(
-            f"the delivery {identity} ended without a result, and nothing of it is left. See: "
+            f"the delivery {delivery_id} ended without a result, and nothing of it is left. See: "
             f"journalctl -u {amanda_layout.DOOR_UNIT}"
         )
     if outcome["problem"]:
@@ -237,27 +237,27 @@ def accept(identity, sha256):
     return {key: outcome[key] for key in outcome if key not in ("id", "problem")}
 
 
-def refuse(identity):
+def refuse(delivery_id):
     """Break a delivery off and shut the door; return why it failed by itself, or None.
 
-    identity
+    delivery_id
         The delivery's id; another's is left alone. A door for it isn't opened any more.
     """
-    if not _ID.fullmatch(str(identity)):
-        raise ArgumentError(f"{identity!r} is not the id of a delivery")
+    if not _ID.fullmatch(str(delivery_id)):
+        raise ArgumentError(f"{delivery_id!r} is not the id of a delivery")
     with amanda_authorized.alone("door"):
-        amanda_abandoned.note(identity)
+        amanda_abandoned.note(delivery_id)
         expected = amanda_receiving.load(amanda_layout.DOOR)
-        if expected and expected["id"] == identity:
+        if expected and expected["id"] == delivery_id:
             run(["systemctl", "stop", "--", amanda_layout.DOOR_UNIT], ok=_STOPPED)
             amanda_receiving.clear()
-    outcome = _outcome(identity)
+    outcome = _outcome(delivery_id)
     return outcome and outcome["problem"]
 
 
-def _outcome(identity):
+def _outcome(delivery_id):
     outcome = amanda_receiving.load(amanda_layout.RECEIVED)
-    return outcome if outcome and outcome["id"] == identity else None
+    return outcome if outcome and outcome["id"] == delivery_id else None
 
 
 def left_over():

@@ -415,28 +415,28 @@ def test_a_client_that_can_not_be_reached_is_named_with_the_remedy(parcel, fleet
 
 
 def test_what_is_withdrawn_while_it_is_made_leaves_nothing(fleet, tmp_path):
-    identity = new_id()
+    delivery_id = new_id()
     with (
         pytest.raises(OSError),
-        amanda_delivery.preparing(identity, "web1", "daily", tmp_path) as delivery,
+        amanda_delivery.preparing(delivery_id, "web1", "daily", tmp_path) as delivery,
     ):
         small(delivery.tree)
-        amanda_delivery.withdraw(identity)
+        amanda_delivery.withdraw(delivery_id)
         amanda_delivery.offer(delivery, fleet.platform.user)
     assert not list(tmp_path.iterdir()) and not list(amanda_layout.DELIVERIES.iterdir())
     assert not list(amanda_layout.RUNTIME.glob("delivery-*"))
 
 
 def test_a_restore_for_a_delivery_ends_soon_after_that_is_withdrawn(fleet, tmp_path):
-    identity, told = new_id(), []
+    delivery_id, told = new_id(), []
 
     def tell(*progress):
         told.append(progress)
-        amanda_delivery.withdraw(identity)
+        amanda_delivery.withdraw(delivery_id)
 
     with (
-        pytest.raises(AmandaError, match=f"the delivery {identity} was broken off"),
-        amanda_delivery.preparing(identity, "web1", "daily", tmp_path) as delivery,
+        pytest.raises(AmandaError, match=f"the delivery {delivery_id} was broken off"),
+        amanda_delivery.preparing(delivery_id, "web1", "daily", tmp_path) as delivery,
     ):
         wanted = amanda_delivery.while_wanted(delivery, tell)
         for done in (1, 2):
@@ -445,11 +445,11 @@ def test_a_restore_for_a_delivery_ends_soon_after_that_is_withdrawn(fleet, tmp_p
 
 
 def test_what_is_withdrawn_before_it_begins_is_never_made(fleet, tmp_path):
-    identity = new_id()
-    amanda_delivery.withdraw(identity)
+    delivery_id = new_id()
+    amanda_delivery.withdraw(delivery_id)
     with (
         pytest.raises(AmandaError, match="was broken off"),
-        amanda_delivery.preparing(identity, "web1", "daily", tmp_path),
+        amanda_delivery.preparing(delivery_id, "web1", "daily", tmp_path),
     ):
         pass
     assert not list(tmp_path.iterdir()) and not list(amanda_layout.DELIVERIES.iterdir())
