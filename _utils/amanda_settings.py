@@ -268,6 +268,21 @@ def _configs(reader):
 
 
 def _config(name, reader):
+    config = Config(
+        name=name,
+        **_cycle(reader),
+        tapetype=amanda_options.read(reader.mapping_at("tapetype", {}), amanda_options.TAPETYPE),
+        options={},
+        cron=amanda_options.cron(reader, "cron", "0 1 * * *"),
+        splay=reader.integer("splay", 0, 0, 86400),
+        verify=_verify(reader),
+    )
+    options = amanda_options.read(reader, amanda_options.CONFIG)
+    return dataclasses.replace(config, options=options)
+
+
+def _cycle(reader):
+    """Return how often a config dumps and on how many tapes, as :class:`Config` names it."""
     dumpcycle = reader.days("dumpcycle", 7)
     runspercycle = reader.integer("runspercycle", dumpcycle, 1, 10000)
     runtapes = reader.integer("runtapes", 1, 1, 1000)
@@ -300,21 +315,13 @@ def _config(name, reader):
         reader.fail(
             "slots", f"{slots} slots can't hold {tapecycle} tapes", f"Give {tapecycle} or more."
         )
-    config = Config(
-        name=name,
-        dumpcycle=dumpcycle,
-        runspercycle=runspercycle,
-        tapecycle=tapecycle,
-        runtapes=runtapes,
-        slots=slots,
-        tapetype=amanda_options.read(reader.mapping_at("tapetype", {}), amanda_options.TAPETYPE),
-        options={},
-        cron=amanda_options.cron(reader, "cron", "0 1 * * *"),
-        splay=reader.integer("splay", 0, 0, 86400),
-        verify=_verify(reader),
-    )
-    options = amanda_options.read(reader, amanda_options.CONFIG)
-    return dataclasses.replace(config, options=options)
+    return {
+        "dumpcycle": dumpcycle,
+        "runspercycle": runspercycle,
+        "tapecycle": tapecycle,
+        "runtapes": runtapes,
+        "slots": slots,
+    }
 
 
 def _verify(reader):
