@@ -49,9 +49,15 @@ class Busy(AmandaError):
 
     def __init__(self, current):
         what = f"{current['action'] or 'a run'} of {current['config'] or 'a config'}"
+        remedy = "Wait for it; amanda.status shows how far it is"
+        if current["action"] == "verify":  # by hand, perhaps for hours, and it can be done again
+            remedy += (
+                f". 'systemctl stop {amanda_layout.RUN_UNIT}' on the server ends it, and what it "
+                "found so far is kept"
+            )
         super().__init__(
             f"{what} has been going on since {current['since'] or 'a moment ago'}: only one run "
-            "at a time on a server. Wait for it; amanda.status shows how far it is"
+            f"at a time on a server. {remedy}"
         )
         self.run = current
 

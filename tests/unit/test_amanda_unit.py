@@ -37,6 +37,14 @@ def test_busy_says_what_is_going_on_since_when():
     assert error.run is run
 
 
+def test_busy_says_how_a_verification_by_hand_is_ended_and_of_nothing_else():
+    run = {"id": "x", "config": "daily", "since": "2025-03-04T01:00:00+00:00"}
+    assert "'systemctl stop amanda-run.service'" in str(
+        amanda_unit.Busy({**run, "action": "verify"})
+    )
+    assert "systemctl" not in str(amanda_unit.Busy({**run, "action": "backup"}))
+
+
 def test_busy_has_words_for_what_isnt_known():
     unknown = dict.fromkeys(("id", "action", "config", "since"))
     assert "a run of a config has been going on since a moment ago" in str(
