@@ -79,6 +79,8 @@ def _salt_errors():
         raise SaltInvocationError(str(error)) from None
     except AmandaError as error:
         raise CommandExecutionError(str(error)) from None
+    except OSError as error:  # a full disk, for example; the log keeps where
+        raise CommandExecutionError(str(error)) from error
 
 
 def _settings():

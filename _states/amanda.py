@@ -80,7 +80,7 @@ def _converge(name, plan, act, deferrable=False):
         left = plan()
     except _NotYet as reason:
         return _result(name, None if __opts__["test"] else False, {}, f"Can't be told: {reason}.")
-    except (AmandaError, SaltException) as error:
+    except (AmandaError, SaltException, OSError) as error:
         return _result(name, False, {}, str(error))
     if left:
         return _result(name, False, changes, f"Still not as it should be: {', '.join(left)}.")

@@ -149,6 +149,20 @@ def test_a_slot_with_foreign_data_is_refused_and_nothing_at_all_is_changed(
     assert state_alone(fleet, 7)["changes"] == {}
 
 
+def test_what_the_servers_own_system_refuses_is_told_in_words_by_state_and_function(fleet, slots):
+    lock = "/var/lib/salt-amanda/start.lock"
+    fleet.run(SERVER, ["sh", "-ec", f"rm {lock}; mkdir {lock}"])
+    try:
+        told = state_alone(fleet, 9)
+        called = fleet.salt(SERVER, "amanda.label", CONFIG, check=False)[SERVER]
+    finally:
+        fleet.run(SERVER, ["rmdir", lock])
+    assert told["result"] is False and told["changes"] == {}
+    for words in (told["comment"], called):
+        assert f"Is a directory: '{lock}'" in words and "Traceback" not in words, words
+    assert len(inventory(fleet)) == 7
+
+
 @pytest.mark.slow  # the same without Salt is in tests/functional/test_tapes.py
 def test_a_thousand_slots_are_labelled_within_half_a_minute(fleet, slots):
     done = slots(1000)
