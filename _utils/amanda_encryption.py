@@ -172,7 +172,7 @@ def sealed_to_others(dumps):
     return [name for name, full in fulls.items() if not sealed_to_todays(full.timestamp)]
 
 
-def canary(encryption, user):
+def canary(encryption, user, given=False):
     """Seal and open random bytes through the installed filter, as the dump user.
 
     What else reads a dump back is tried as well: compression, and Amanda's checksum.
@@ -181,6 +181,9 @@ def canary(encryption, user):
         The :class:`amanda_settings.Encryption` of the pillar: age must seal to its recipients.
     user
         The dump user's login name.
+    given
+        Whether an offsite identity is given for what follows: then the server's own, which may be
+        lost, need not open what is sealed with age.
 
     Returns what was shown, in words. Raises :class:`~amanda_errors.AmandaError` that says what
     failed and what to do.
@@ -194,6 +197,11 @@ def canary(encryption, user):
         raise AmandaError(f"{CRYPT[method]} lets data through unsealed; apply the state backup")
     if method == "age":
         _check_seals(sealed, encryption)
+    if given and method == "age":
+        return (
+            "dumps are sealed to all keys; whether this server's own opens them was not tried, "
+            "since identity= gives another"
+        )
     if not encryption.server_identity:
         return (
             f"dumps are sealed to all {len(encryption.recipients)} offsite keys; that these open "

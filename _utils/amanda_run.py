@@ -243,7 +243,8 @@ def clean_up(work):
 
 def canary(work):
     """Try the encryption on random bytes, so that no dump is made that can't be opened."""
-    message = amanda_encryption.canary(work.settings.encryption, work.user)
+    given = work.options.get("identity") is not None
+    message = amanda_encryption.canary(work.settings.encryption, work.user, given)
     return {"success": True, "message": message}
 
 

@@ -1,5 +1,7 @@
 """The steps of a run that verify: what is new on tape, or what an administrator asks for."""
 
+import dataclasses
+
 import amanda_catalogue
 import amanda_encryption
 import amanda_generations
@@ -218,7 +220,8 @@ class _Everything:
 
     def _trial(self):
         """Raise if this server's own filters don't work."""
-        amanda_encryption.canary(self.work.settings.encryption, self.work.user)
+        given = self.identity is not None
+        amanda_encryption.canary(self.work.settings.encryption, self.work.user, given)
 
     def _remedy(self, label, written):
         """Return what to do about a tape that isn't what it should be."""
@@ -270,51 +273,80 @@ def _generation(work, name, identity):
     else:
         found = amanda_generations.check_generation(mirror, config, name, True, report, known)
     problems = found["problems"] + _contradictions(mirror, config, found["copies"])
-    readings, sealed, opens, tapes = {}, "", False, 0
-    try:
-        if name := name or found["newest"]:
-            manifest = amanda_generations.load(mirror, config, name, known)
-            aged = manifest.archive.method == "age"
-            given = identity if aged else None
-            opens = work.settings.encryption.server_identity or not aged or given is not None
-            tapes = len(manifest.tapes)
-            origin = amanda_sources.Origin(work.settings, work.user, "mirror", name, given)
-            readings = _read_back(origin, config, told, report, identity) if opens else {}
-        else:
-            problems.append("there is no generation that could be read back")
-    except SealedError as error:
-        if identity is None and amanda_encryption.sealed_to_todays(name):
-            problems.append(str(error))
-        sealed = "Its catalogue is"
-    except AmandaError as error:  # which must not hide what is wrong with the files
-        problems.append(f"what it holds could not be read back: {error}")
-    unjudged = [reading.fault for reading in readings.values() if reading.fault]
-    problems += [f"not verified, since this server failed: {fault}" for fault in unjudged]
-    failed = [
-        amanda_verify.entry(dump, reading.problem)
-        for dump, reading in readings.items()
-        if reading.problem
-    ]
-    result = {
-        "generation": name,
-        "dumps": len(readings),
-        "good": len(readings) - len(failed) - len(unjudged),
-        "unopened": sum(not reading.opened for reading in readings.values()),
-        "sealed": sum(bool(reading.sealed) for reading in readings.values()),
-        "failed": failed,
-        "tapes": tapes,
-        "files": found["files"],
-        "bytes": told["bytes"],
-        "problems": problems,
-    }
-    notes = [_AGAIN] if failed or problems else []
-    if tapes and not opens:
+    back = _Back(name or found["newest"])
+    problems += _read_generation(work, back, known, told, report, identity)
+    problems += [f"not verified, since this server failed: {fault}" for fault in back.faults()]
+    result = {**back.counts(), "files": found["files"], "bytes": told["bytes"]}
+    notes = [_AGAIN] if result["failed"] or problems else []
+    if back.tapes and not back.opens:
         notes.append(f"Its catalogue and dumps could not be opened{_NO_IDENTITY}")
+    sealed = "Its catalogue is" if back.sealed else ""
     if result["sealed"]:
         sealed = f"{result['sealed']} dumps are"
     if sealed:
         _tell_sealed(sealed, identity is not None, notes, problems)
-    return _told({**result, "opened": opens and not sealed}, notes)
+    return _told({**result, "problems": problems, "opened": back.opens and not sealed}, notes)
+
+
+@dataclasses.dataclass
+class _Back:
+    """What came of reading a generation's dumps back.
+
+    opens
+        Whether there is a key that may open its catalogue.
+    sealed
+        Whether that key doesn't.
+    """
+
+    generation: str
+    tapes: int = 0
+    opens: bool = False
+    sealed: bool = False
+    readings: dict = dataclasses.field(default_factory=dict)
+
+    def faults(self):
+        """Return what this server could not do."""
+        return [reading.fault for reading in self.readings.values() if reading.fault]
+
+    def counts(self):
+        """Return the part of the step's result that is about the dumps."""
+        readings = self.readings
+        failed = [
+            amanda_verify.entry(dump, reading.problem)
+            for dump, reading in readings.items()
+            if reading.problem
+        ]
+        return {
+            "generation": self.generation,
+            "dumps": len(readings),
+            "good": len(readings) - len(failed) - len(self.faults()),
+            "unopened": sum(not reading.opened for reading in readings.values()),
+            "sealed": sum(bool(reading.sealed) for reading in readings.values()),
+            "failed": failed,
+            "tapes": self.tapes,
+        }
+
+
+def _read_generation(work, back, known, told, report, identity):
+    """Read back what the generation of *back* holds; return what is wrong with the whole of it."""
+    name, mirror, config = back.generation, work.settings.mirror, work.places.name
+    if name is None:
+        return ["there is no generation that could be read back"]
+    try:
+        manifest = amanda_generations.load(mirror, config, name, known)
+        aged = manifest.archive.method == "age"
+        given = identity if aged else None
+        back.opens = work.settings.encryption.server_identity or not aged or given is not None
+        back.tapes = len(manifest.tapes)
+        if back.opens:
+            origin = amanda_sources.Origin(work.settings, work.user, "mirror", name, given)
+            back.readings = _read_back(origin, config, told, report, identity)
+    except SealedError as error:
+        back.sealed = True
+        return [str(error)] if identity is None and amanda_encryption.sealed_to_todays(name) else []
+    except AmandaError as error:  # which must not hide what is wrong with the files
+        return [f"what it holds could not be read back: {error}"]
+    return []
 
 
 def _read_back(origin, config, told, report, identity):

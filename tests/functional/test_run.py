@@ -642,14 +642,17 @@ def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_resto
 
 
 def test_a_lost_key_stops_everything_and_a_new_one_makes_full_dumps_and_old_ones_keep_their_name(
-    fleet,
+    fleet, tmp_path
 ):
     data = directory("data")
     fleet.client("web1", [data])
     mirror = ROOT / "mirror"
     mirror.mkdir(mode=0o700)
     shutil.chown(mirror, "nobody")
-    offsite = amanda_age.public_key(*amanda_age.identities(amanda_age.new_identity(), ""))
+    key, content = tmp_path / "offsite.key", amanda_age.new_identity()
+    key.write_bytes(content)
+    key.chmod(0o400)
+    offsite = amanda_age.public_key(*amanda_age.identities(content, key))
     fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
     fleet.pillar["encryption"] = {"recipients": [offsite]}
     encryption = fleet.settings.encryption
@@ -661,6 +664,11 @@ def test_a_lost_key_stops_everything_and_a_new_one_makes_full_dumps_and_old_ones
     lost = fleet.run("backup_and_mirror")
     assert "If a key is lost, bring its copy back" in steps(lost)["canary"]["message"]
     assert steps(lost)["dump"]["skipped"]
+    assert steps(fleet.run("verify"))["verify"]["skipped"]
+    for what in ({}, {"source": "mirror"}):  # what everybody wants to know on that day
+        result = fleet.run("verify", identity=str(key), **what)
+        assert result["success"], result
+        assert (steps(result)["verify"]["good"], steps(result)["verify"]["unopened"]) == (1, 0)
     amanda_layout.NEW_KEY.touch()
     amanda_encryption.ensure(encryption, fleet.platform, dumped=True)
     result = fleet.run("backup_and_mirror")
