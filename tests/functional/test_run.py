@@ -46,6 +46,21 @@ def directory(name, size=200_000):
     return str(path)
 
 
+def mirrored(fleet):
+    """Give the config of *fleet* a mirror."""
+    mirror = ROOT / "mirror"
+    mirror.mkdir(mode=0o700)
+    shutil.chown(mirror, "nobody")
+    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
+
+
+def offsite(path):
+    """Make an offsite identity in the file *path*; returns its public key."""
+    path.write_bytes(amanda_age.new_identity())
+    path.chmod(0o400)
+    return amanda_age.public_key(*amanda_age.identities(path.read_bytes(), path))
+
+
 def steps(result):
     return {step["step"]: step for step in result["steps"]}
 
@@ -553,12 +568,9 @@ def test_with_one_client_down_what_the_others_dumped_is_mirrored(fleet):
     data = directory("data")
     fleet.client("web1", [data])
     fleet.client("down1", [data], address=SWALLOWED, daemon=None)
-    mirror = ROOT / "mirror"
-    mirror.mkdir(mode=0o700)
-    shutil.chown(mirror, "nobody")
+    mirrored(fleet)
     recipient = amanda_layout.AGE_RECIPIENTS.read_text().split()[0]
     fleet.pillar["encryption"] = {"recipients": [recipient]}
-    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
     result = fleet.run("backup_and_mirror")
     assert not result["success"]
     assert "down1 does not answer" in steps(result)["dump"]["message"]
@@ -598,16 +610,9 @@ def test_a_server_without_an_identity_dumps_and_mirrors_and_an_offsite_one_resto
 ):
     data = directory("data")
     fleet.client("web1", [data])
-    mirror = ROOT / "mirror"
-    mirror.mkdir(mode=0o700)
-    shutil.chown(mirror, "nobody")
-    content = amanda_age.new_identity()
+    mirrored(fleet)
     key = tmp_path / "offsite.key"
-    key.write_bytes(content)
-    key.chmod(0o400)
-    offsite = amanda_age.public_key(*amanda_age.identities(content, key))
-    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
-    fleet.pillar["encryption"] = {"recipients": [offsite], "server_identity": False}
+    fleet.pillar["encryption"] = {"recipients": [offsite(key)], "server_identity": False}
     amanda_layout.AGE_IDENTITY.unlink()
     settings, user = fleet.settings, fleet.platform.user
     amanda_encryption.ensure(settings.encryption, fleet.platform)
@@ -646,15 +651,9 @@ def test_a_lost_key_stops_everything_and_a_new_one_makes_full_dumps_and_old_ones
 ):
     data = directory("data")
     fleet.client("web1", [data])
-    mirror = ROOT / "mirror"
-    mirror.mkdir(mode=0o700)
-    shutil.chown(mirror, "nobody")
-    key, content = tmp_path / "offsite.key", amanda_age.new_identity()
-    key.write_bytes(content)
-    key.chmod(0o400)
-    offsite = amanda_age.public_key(*amanda_age.identities(content, key))
-    fleet.pillar["mirror"] = {"user": "nobody", "directory": str(mirror)}
-    fleet.pillar["encryption"] = {"recipients": [offsite]}
+    mirrored(fleet)
+    key = tmp_path / "offsite.key"
+    fleet.pillar["encryption"] = {"recipients": [offsite(key)]}
     encryption = fleet.settings.encryption
     amanda_encryption.ensure(encryption, fleet.platform)
     assert fleet.run("backup_and_mirror")["success"]
