@@ -188,5 +188,6 @@ def differences(expected: list[bytes], found: list[bytes]) -> list[bytes]:
 
 def now(bed: Bed) -> str:
     """Return the server's time, ISO 8601, once that second is over: dumps are told by seconds."""
-    time.sleep(1.1)
-    return bed.run(SERVER, ["date", "+%Y-%m-%dT%H:%M:%S"]).stdout.decode().strip()
+    moment = bed.run(SERVER, ["date", "+%Y-%m-%dT%H:%M:%S"]).stdout.decode().strip()
+    time.sleep(1.1)  # what happens next is later
+    return moment
