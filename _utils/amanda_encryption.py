@@ -197,15 +197,15 @@ def canary(encryption, user, given=False):
         raise AmandaError(f"{CRYPT[method]} lets data through unsealed; apply the state backup")
     if method == "age":
         _check_seals(sealed, encryption)
-    if given and method == "age":
-        return (
-            "dumps are sealed to all keys; whether this server's own opens them was not tried, "
-            "since identity= gives another"
-        )
     if not encryption.server_identity:
         return (
             f"dumps are sealed to all {len(encryption.recipients)} offsite keys; that these open "
             "them was not tried, since this server holds no identity"
+        )
+    if given and method == "age":
+        return (
+            "dumps are sealed to all keys; whether this server's own opens them was not tried, "
+            "since identity= gives another"
         )
     _compare(method, secret, _filter(method, user, sealed, "-d"))
     return "what the dumps are sealed with opens them again"

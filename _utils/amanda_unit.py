@@ -53,7 +53,7 @@ class Busy(AmandaError):
         if current["action"] == "verify":  # by hand, perhaps for hours, and it can be done again
             remedy += (
                 f". 'systemctl stop {amanda_layout.RUN_UNIT}' on the server ends it, and what it "
-                "found so far is kept"
+                "found on tape so far is kept"
             )
         super().__init__(
             f"{what} has been going on since {current['since'] or 'a moment ago'}: only one run "

@@ -300,7 +300,9 @@ def test_without_an_identity_the_canary_checks_the_seals_and_says_what_it_can_no
         hidden(amanda_layout.AGE_IDENTITY),
         replaced(amanda_layout.AGE_RECIPIENTS, recipient.encode()),
     ):
-        assert "was not tried" in amanda_encryption.canary(encryption, USER)
+        for given in (False, True):
+            told = amanda_encryption.canary(encryption, USER, given)
+            assert "was not tried, since this server holds no identity" in told
 
 
 def test_the_canary_notices_another_identity():
