@@ -6,11 +6,11 @@ of the command or the minion that started it.
 
 On the server: :func:`check`, :func:`collect`, :func:`retire`, :func:`label`, :func:`tapes`,
 :func:`backup`, :func:`mirror`, :func:`backup_and_mirror`, :func:`verify`, :func:`run_due`,
-:func:`status`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`, :func:`rebuild`. On
-every minion:
-:func:`publish` and what it publishes. For the master's runner of the same name: :func:`offer`,
-:func:`send`, :func:`withdraw`, :func:`drill_names` and :func:`drill_record` on the server,
-:func:`receive`, :func:`accept` and :func:`refuse` on the minion that is sent something.
+:func:`status`, :func:`report`, :func:`ls`, :func:`versions`, :func:`recover`, :func:`drill`,
+:func:`rebuild`. On every minion: :func:`publish` and what it publishes. For the
+master's runner of the same name: :func:`offer`, :func:`send`, :func:`withdraw`, :func:`drill_names`
+and :func:`drill_record` on the server, :func:`receive`, :func:`accept` and :func:`refuse` on the
+minion that is sent something.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ with amanda_synced.engine():
     import amanda_layout
     import amanda_platform
     import amanda_rebuild
+    import amanda_report
     import amanda_restore
     import amanda_results
     import amanda_settings
@@ -57,7 +58,8 @@ log = logging.getLogger(__name__)
 _PUBLISHED = ("host_keys", "directories")
 _MIRRORING = ("backup_and_mirror", "mirror")
 _INTERNAL = ("process", "reported")  # keys of a result
-_TELL = 5  # seconds between two events of a restore in progress
+_TELL = 5  # seconds between two events of a run or restore in progress
+_TOLD = 200  # entries of a list in an event: Salt cuts what is larger than 1 MiB
 _PATIENCE = datetime.timedelta(hours=12)  # how long a run that is due may wait for another
 _SILENT = (
     "the Salt master gave no mine data, so what was collected last is used: see that salt-master "
@@ -642,6 +644,42 @@ def status(config=None):
             "holding": {name: _waiting(settings, name) for name in names},
         }
         return {**told, "pillar": fault} if fault else told
+
+
+def report(run=None, runs=None, config=None):
+    """Return what became of each directory in a past run, what failed first; or how runs compare.
+
+    run
+        The newest run that had begun by this moment, as :func:`ls` takes it, or its 14 digits.
+        Default: the newest.
+    runs
+        So many runs, that one and those before it, a line each, instead of its directories.
+    config
+        Which Amanda config; may be left out if there is only one.
+
+    Returns for each directory of the run ``level``, sizes in bytes, ``ratio``, times and rates,
+    ``labels``, why it failed, and whether the dump is ``verified`` and ``mirrored`` today. A log
+    that can't be read is an error that quotes the line.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt backup-server amanda.report
+        salt backup-server amanda.report run=2026-11-20
+        salt backup-server amanda.report runs=14
+    """
+    with _salt_errors():
+        settings, _ = _usable_settings()
+        name = settings.config(config).name
+        places = amanda_layout.places(name, settings.paths)
+        asked = None if run is None else amanda_report.moment(str(run))
+        known = amanda_report.known(settings, name, places)
+        if runs is not None:
+            answer = amanda_report.trend(places, asked, _count("runs", runs), known)
+        else:
+            answer = amanda_report.report(places, amanda_report.choose(places, asked), known)
+        return amanda_results.bounded(answer)
 
 
 def _running(configs):

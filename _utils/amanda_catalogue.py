@@ -275,8 +275,10 @@ def read(places):
     for timestamp in sorted(logs):
         for path in logs[timestamp]:
             # a line that a crash cut costs only what that run would have told
-            read_of = ("dumper", "taper")
+            read_of = ("dumper", "taper", "amvault")
             events = list(amanda_log.events(path, read_of, places.state, damaged=[]))
+            if any(event.program == "amvault" for event in events):
+                continue  # copies on tapes of another storage; the dump is where it was
             for key, finished in _made(events, timestamp):
                 moved[key] = finished or moved.get(key, False)
             incomplete |= _incomplete(events, timestamp)
@@ -299,8 +301,8 @@ def runs(places):
     return sorted(_logs(places.logs))
 
 
-def _run_events(places, timestamp):
-    """Return the events of the logs of one run."""
+def run_events(places, timestamp):
+    """Return the :class:`amanda_log.Event` of the logs of one run, a list; raises as they do."""
     paths = all_logs(places).get(timestamp)
     if not paths:
         raise AmandaError(f"{places.logs} has no log of a run at {iso(timestamp)}")
@@ -313,4 +315,4 @@ def run_results(places, timestamp):
     A run flushes as well as dumps: a DLE may appear twice, with two dump timestamps.
     Raises :class:`amanda_errors.AmandaError` if the run left no log.
     """
-    return amanda_outcomes.of_run(_run_events(places, timestamp), timestamp)
+    return amanda_outcomes.of_run(run_events(places, timestamp), timestamp)

@@ -41,6 +41,10 @@ class Event(typing.NamedTuple):
         As many :class:`Crc` as the line has, None for one that Amanda didn't measure.
     size
         Bytes, where the line has statistics; exact in the taper's lines, else rounded down.
+    seconds
+        How long it took, where the line has statistics.
+    original
+        Bytes before compression, in whole KiB, where the line has that.
     message
         What else the line says, in Amanda's words.
     more
@@ -58,6 +62,8 @@ class Event(typing.NamedTuple):
     number: int | None = None
     crcs: tuple = ()
     size: int | None = None
+    seconds: float | None = None
+    original: int | None = None
     message: str = ""
     more: tuple = ()
 
@@ -110,8 +116,9 @@ _PATTERNS = {
     "number": rf"(?P<number>[0-9]{{1,9}}){_END}",
     "part": rf"(?P<number>[0-9]{{1,9}})/-?[0-9]+{_END}",  # 3/-1: how many isn't known yet
     "crcs": rf"(?P<crcs>(?:[0-9a-f]{{8}}:[0-9]{{1,19}}{_END})*)",
-    "statistics": r"\[sec -?[0-9.]+ (?P<unit>bytes|kb) (?P<size>[0-9]{1,19}) kps [0-9.]+"
-    rf"(?: orig-kb [0-9]+)?\]{_END}",
+    "statistics": r"\[sec (?P<seconds>-?[0-9]+(?:\.[0-9]+)?) (?P<unit>bytes|kb) "
+    r"(?P<size>[0-9]{1,19}) kps [0-9.]+"
+    rf"(?: orig-kb (?P<original>[0-9]{{1,19}}))?\]{_END}",
     # older Amanda doesn't write these two; one of them is never taken for a host or label
     "storage": r'(?:(?:"ST:(?:[^"\\]|\\.)*"|ST:[^\s"]+)\s+)?'
     r'(?:(?:"POOL:(?:[^"\\]|\\.)*"|POOL:[^\s"]+)\s+)?(?!"?(?:ST|POOL):)',
@@ -196,6 +203,8 @@ _MEANING = {
     "file": int,
     "number": int,
     "size": int,
+    "seconds": float,
+    "original": lambda kilobytes: int(kilobytes) * 1024,
     "crcs": _crcs,
 }
 
@@ -226,7 +235,7 @@ def _event(program, kind, text, line, what, more):
     common["message"] = _message(found.pop("message"))
     kilobytes = found.pop("unit", None) == "kb"
     for name, value in found.items():
-        common[name] = _MEANING[name](value)
+        common[name] = None if value is None else _MEANING[name](value)
     if kilobytes:
         common["size"] *= 1024
     return Event(**common)

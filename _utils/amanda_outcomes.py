@@ -50,6 +50,10 @@ class Outcome:
         Bytes on tape; 0 if nothing is.
     labels
         The tapes it went to, a tuple.
+    original
+        Bytes before compression; None if the log doesn't tell.
+    dump_seconds, tape_seconds
+        How long the client took to dump it, and the tape to take it; None likewise.
     """
 
     host: str
@@ -64,6 +68,9 @@ class Outcome:
     labels: tuple
     unread: tuple = ()
     dumped: bool = False
+    original: int | None = None
+    dump_seconds: float | None = None
+    tape_seconds: float | None = None
 
 
 def contradiction(event, parts):
@@ -96,6 +103,8 @@ class _Fate:
         self.parts = []
         self.size = 0
         self.labels = ()
+        self.original = None
+        self.dump_seconds = self.tape_seconds = None
 
     def take(self, event):
         """Take in one more event about this dump."""
@@ -112,6 +121,7 @@ class _Fate:
             self._fail(event)
         elif event.program == "dumper":
             self.dumped = True
+            self.dump_seconds, self.original = event.seconds, event.original
             self.strange = event.kind == "STRANGE"
             if self.strange:
                 self.messages.extend(map(_short, _words(event)[:_WORDS_OF_REASON]))
@@ -125,11 +135,19 @@ class _Fate:
             self.done = event.kind == "DONE" and not wrong
             self.size = sum(part.size for part in self.parts)
             self.labels = tuple(dict.fromkeys(part.label for part in self.parts))
+            if self.parts:
+                self.tape_seconds = sum(part.seconds for part in self.parts)
             self.parts = []
+            self.original = self._original(event)
             if wrong:
                 self.failures.append(("taper", wrong))
             elif not self.done:
                 self._fail(event)
+
+    def _original(self, event):
+        """Return the size before compression: the taper's checksum has it to the byte."""
+        exact = event.crcs[0].size if len(event.crcs) == 3 and event.crcs[0] else event.original
+        return exact or self.original
 
     def _fail(self, event):
         words = [event.message, *_own_words(event)[:_WORDS_OF_REASON]]
@@ -197,6 +215,9 @@ def _outcome(key, fate, errors):
         labels=fate.labels,
         unread=fate.unread,
         dumped=fate.dumped,
+        original=fate.original,
+        dump_seconds=fate.dump_seconds,
+        tape_seconds=fate.tape_seconds,
     )
 
 
