@@ -510,7 +510,7 @@ def run_due():
     with _salt_errors():
         settings, fault = _usable_settings()
         if fault:
-            _tell_end({"config": "pillar", "state": "failed", "success": False, "message": fault})
+            _tell_end("failed", {"config": "pillar", "success": False, "message": fault})
             __context__["retcode"] = 2
         amanda_delivery.sweep()
         answer = {"pillar": fault}
@@ -549,7 +549,7 @@ def _run_if_due(settings, config, fault):
 def _not_started(config, problem):
     """Tell the event bus why no run of *config* was started, and return that as its result."""
     result = {"config": config, "state": "failed", "success": False, "message": problem}
-    _tell_end(result)
+    _tell_end("failed", result)
     return result
 
 
@@ -589,25 +589,56 @@ def _check_startable(settings):
 
 
 def _follow(config, run):
-    """Wait for the end of a run, report it, and return its result."""
-    return _report(amanda_unit.follow(config, run, _DAY))
+    """Wait for the end of a run, telling how far it is, report it, and return its result."""
+    return _report(amanda_unit.follow(config, run, _DAY, _run_teller()))
+
+
+def _run_teller():
+    """Return a function that tells the event bus of a run: its start, each step's end, and more.
+
+    It takes the run's result as it is by then. If no master takes the first event it tells nothing.
+    """
+    steps, when, heard = None, 0.0, True
+
+    def tell(result):
+        nonlocal steps, when, heard
+        step_ended = steps is not None and len(result["steps"]) > steps
+        moved = result.get("progress") and time.monotonic() - when >= _TELL
+        if not heard or not (steps is None or step_ended or moved):
+            return
+        what = "started" if steps is None else "progress"
+        steps, when = len(result["steps"]), time.monotonic()
+        heard = _event(result["config"], what, _shown(amanda_results.brief(result)))
+        if step_ended:
+            _publish_summary()
+
+    return tell
 
 
 def _report(result):
     """Tell the event bus of a run's end, once, and return its result."""
     if result["state"] != "running":
-        if _tell_end(_shown(result)):
+        if _tell_end("finished" if result["success"] else "failed", _shown(result)):
             amanda_results.mark_reported(result)
     return _shown(result)
 
 
-def _tell_end(result):
+def _tell_end(what, result):
     """Send a result to the event bus, publish the summary; return whether the event was taken."""
-    tag = f"salt/amanda/{__opts__['id']}/{result['config']}/{result['state']}"
-    taken = __salt__["event.send"](tag, result)
+    taken = _event(result["config"], what, result)
     if taken:  # else there is no master to publish to, and the hourly job tries again
-        __salt__["mine.send"]("amanda.summary", **_readable_by(__opts__["id"]))
+        _publish_summary()
     return taken
+
+
+def _event(config, what, data):
+    """Send an event about a config; return whether a master took it."""
+    tag = f"salt/amanda/{__opts__['id']}/{config}/{what}"
+    return __salt__["event.send"](tag, amanda_results.bounded(data, _TOLD))
+
+
+def _publish_summary():
+    __salt__["mine.send"]("amanda.summary", **_readable_by(__opts__["id"]))
 
 
 def _shown(result):
@@ -897,7 +928,7 @@ def _drill_failed(config, error, *asked):
 def _drilled(result):
     """Tell the event bus of a drill's end and return its result."""
     result["state"] = f"drill/{'passed' if result['success'] else 'failed'}"
-    _tell_end(result)
+    _tell_end(result["state"], result)
     if not result["success"]:
         __context__["retcode"] = 2
     return result
@@ -911,8 +942,7 @@ def _teller(config, kind="recover"):
         nonlocal told
         if time.monotonic() - told >= _TELL:
             told = time.monotonic()
-            tag = f"salt/amanda/{__opts__['id']}/{config}/{kind}/progress"
-            __salt__["event.send"](tag, {"done": done, "total": total, "what": what})
+            _event(config, f"{kind}/progress", {"done": done, "total": total, "what": what})
 
     return tell
 

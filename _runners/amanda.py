@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 
+import amanda_mail
 import salt.client
 import salt.exceptions
 import salt.utils.minions
+from amanda_errors import AmandaError
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "amanda"
@@ -166,6 +168,35 @@ def drill(
         result = minions.ask(server, "drill_record", done, config=config, fails=True)
     # salt-run takes its exit status from the result
     return result if result["success"] else {**result, "retcode": 2}
+
+
+def mail(tag, data, to=None, sender=None):
+    """Mail what an event tells, by this master's mail system; a reactor calls this.
+
+    tag, data
+        The event.
+    to, sender
+        Addresses. Default: ``amanda.mail_to`` and ``amanda.mail_from`` of the master's
+        configuration, or ``root``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run amanda.mail salt/amanda/backup-server/daily/failed '{message: a try}'
+    """
+    with _in_words():
+        try:
+            message = amanda_mail.message(
+                tag,
+                data,
+                to or __opts__.get("amanda.mail_to", "root"),
+                sender or __opts__.get("amanda.mail_from", "root"),
+            )
+            amanda_mail.send(message)
+        except AmandaError as error:
+            raise CommandExecutionError(str(error)) from None
+    return f"mailed: {message['Subject']}"
 
 
 def _ready_for_drill(minions, server, to, config):

@@ -153,8 +153,11 @@ def _json(content):
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def bounded(value):
+def bounded(value, entries=ENTRIES):
     """Return *value* as a result holds it: texts and lists cut, what failed kept first.
+
+    entries
+        How many of a list.
 
     A dict with a shortened list ``x`` says in ``x_omitted`` how many are missing.
     """
@@ -165,17 +168,24 @@ def bounded(value):
         value = "".join(char if char.isprintable() or char == "\n" else "?" for char in value)
         return value if len(value) <= TEXT else value[: TEXT - 1] + "…"
     if isinstance(value, dict):
-        shown = {key: bounded(item) for key, item in value.items()}
+        shown = {key: bounded(item, entries) for key, item in value.items()}
         for key, item in value.items():
-            if isinstance(item, (list, tuple)) and len(item) > ENTRIES:
-                shown[f"{key}_omitted"] = len(item) - ENTRIES
+            if isinstance(item, (list, tuple)) and len(item) > entries:
+                shown[f"{key}_omitted"] = len(item) - entries
         return shown
     if isinstance(value, (list, tuple)):
         items = list(value)
-        if len(items) > ENTRIES:
+        if len(items) > entries:
             items.sort(key=lambda item: bool(isinstance(item, dict) and item.get("success")))
-        return [bounded(item) for item in items[:ENTRIES]]
+        return [bounded(item, entries) for item in items[:entries]]
     return value
+
+
+def brief(result):
+    """Return a result with no more of each step than how it went."""
+    known = ("step", "success", "seconds", "message")
+    steps = [{key: step.get(key) for key in known} for step in result["steps"]]
+    return {**result, "steps": steps}
 
 
 def read(file):

@@ -183,13 +183,15 @@ def active(unit=amanda_layout.RUN_UNIT):
     raise ParseError(f"the state of {unit}", state)
 
 
-def follow(config, run_id, timeout):
+def follow(config, run_id, timeout, progress=None):
     """Wait for a run and return its result (:mod:`amanda_results`).
 
     config, run_id
         Which run; *run_id* is what :func:`start` gave.
     timeout
         Seconds. When they are over, the result as it is then is returned, ``state`` ``running``.
+    progress
+        Called with the result as it is by then, a few times a second.
 
     When it returns ``finished`` or ``interrupted``, the unit has gone as well, and the next run
     can be started. Raises :class:`~amanda_errors.AmandaError` if the run ended without a result.
@@ -207,6 +209,8 @@ def follow(config, run_id, timeout):
                     f"See: journalctl -u {amanda_layout.RUN_UNIT}"
                 )
             return content
+        if progress and content:
+            progress(content)
         if time.monotonic() >= deadline:
             return content or {"id": run_id, "config": config, "state": "running", "steps": []}
         time.sleep(min(_POLL, max(0.0, deadline - time.monotonic())))

@@ -60,7 +60,7 @@ def home(fleet):
         script = f"rm -rf {TREE}; {salt.PYTHON} {PICTURE} build {TREE}"
         fleet.run("web1", ["sh", "-c", script])
         good(backups.run(fleet, "backup"))
-        fleet.run(salt.MASTER, ["salt-run", "saltutil.sync_runners"])
+        fleet.run(salt.MASTER, ["salt-run", "saltutil.sync_all"])
         yield fleet
     for host in ("web1", "db1"):
         fleet.run(host, ["rm", "-rf", RECOVERED, INTO, f"{INTO}.sha256"])
