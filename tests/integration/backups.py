@@ -32,6 +32,16 @@ def until(condition, what: str, seconds: float = 60):
     return answer
 
 
+def until_in(bed: Bed, *minions: str) -> None:
+    """Wait until each of *minions* answers."""
+    wanted = dict.fromkeys(minions, True)
+
+    def answer():
+        return bed.salt(",".join(minions), "test.ping", check=False) == wanted
+
+    until(answer, f"an answer of {', '.join(minions)}")
+
+
 # --- runs ---
 
 
