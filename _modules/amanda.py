@@ -226,10 +226,10 @@ def publish():
 
 
 def summary():
-    """Return how the backups stand: each config's last backup and last drill, in brief.
+    """Return how the backups stand, in brief: each directory's last good dump, and the rest.
 
-    Published to the mine by the server after each run and drill, for the master; no other minion
-    can read it.
+    Published to the mine by the server every hour and after each step of a run, for the master's
+    ``salt-run amanda.audit``; no other minion can read it.
 
     CLI Example:
 
@@ -238,8 +238,8 @@ def summary():
         salt-run cache.mine backup-server
     """
     with _salt_errors():
-        settings, _ = _usable_settings()
-        return amanda_summary.summary(settings.configs)
+        settings, fault = _usable_settings()
+        return amanda_summary.summary(settings, amanda_platform.detect().user, fault)
 
 
 def _publications(settings):

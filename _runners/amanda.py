@@ -14,9 +14,12 @@ import sys
 import threading
 import time
 
+import amanda_audit
 import amanda_mail
+import salt.cache
 import salt.client
 import salt.exceptions
+import salt.utils.event
 import salt.utils.minions
 from amanda_errors import AmandaError
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -168,6 +171,102 @@ def drill(
         result = minions.ask(server, "drill_record", done, config=config, fails=True)
     # salt-run takes its exit status from the result
     return result if result["success"] else {**result, "retcode": 2}
+
+
+def audit(server=None):
+    """Tell who is not backed up, what is stale, and who is silent, the worst first.
+
+    It asks no minion: it goes by the pillar, by what minions published in the mine, and by the last
+    that each Amanda server said of its backups, which this master keeps. So it speaks when a server
+    is silent. What was found and wasn't by the last audit, or is gone again, is an event:
+    ``salt/amanda/<server>/audit/found`` or ``gone``, with the finding.
+
+    server
+        Only what this Amanda server is responsible for.
+
+    The exit status is that of the Nagios plugins: 0 all is well, 1 a warning, 2 critical, 3 it
+    could not be found out. With ``--out=json`` and its like each of ``findings`` is data.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run amanda.audit
+        salt-run --out=json amanda.audit server=backup-server
+    """
+    try:
+        master = _Master()
+        now = datetime.datetime.now(datetime.timezone.utc)
+        findings = amanda_audit.audit(master.known(), now, server)
+        master.tell(findings, server)
+    except Exception as error:  # a monitoring system must not take a failure for a warning
+        return {"status": "UNKNOWN", "retcode": 3, "message": f"UNKNOWN: {error}", "findings": []}
+    outcome = amanda_audit.outcome(findings)
+    if __opts__.get("output") not in (None, "nested", "highstate"):
+        outcome["findings"] = findings
+    return outcome
+
+
+class _Master:
+    """What this master knows of its minions, and remembers of audits."""
+
+    _BANK = "amanda/audit"
+
+    def __init__(self):
+        self._cache = salt.cache.factory(__opts__)
+
+    def known(self):
+        """Return the :class:`amanda_audit.Known`."""
+        minions = salt.utils.minions.CkMinions(__opts__).check_minions("*", "glob")["minions"]
+        rendered = __salt__["cache.pillar"]("*", tgt_type="glob")
+        pillars = {minion: _backup(minion, rendered.get(minion)) for minion in minions}
+        known = amanda_audit.Known(tuple(minions), pillars, {}, {})
+        servers = known.servers()
+        mined = __salt__["cache.mine"]("*", tgt_type="glob")
+        published = {minion: _published(mined.get(minion)) for minion in minions}
+        published = {minion: paths for minion, paths in published.items() if paths is not None}
+        summaries = {each: self._summary(each, mined.get(each)) for each in servers}
+        return amanda_audit.Known(tuple(minions), pillars, published, summaries)
+
+    def _summary(self, server, mined):
+        """Return the last summary of a server; it is kept, whatever becomes of the mine."""
+        summary = _mine(mined, "amanda.summary")
+        key = f"summary-{server}"
+        if summary is not None:
+            self._cache.store(self._BANK, key, summary)
+            return summary
+        return self._cache.fetch(self._BANK, key) or None
+
+    def tell(self, findings, server):
+        """Send an event for each finding that is new, or gone since the last audit."""
+        key = f"findings-{server or ''}"
+        new = {amanda_audit.key(finding): finding for finding in findings}
+        old = self._cache.fetch(self._BANK, key) or {}
+        self._cache.store(self._BANK, key, new)
+        changed = amanda_audit.changes(old, new)
+        with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
+            for what, finding in changed:
+                bus.fire_event(finding, f"salt/amanda/{finding['server'] or 'master'}/audit/{what}")
+
+
+def _backup(minion, pillar):
+    """Return what the pillar of a minion, as it was rendered last, has below ``backup``."""
+    if not pillar:  # the minion never asked for it
+        pillar = __salt__["pillar.show_pillar"](minion)
+    return pillar.get("backup")
+
+
+def _mine(mined, function):
+    """Return what a minion published, which may be anything; None if it published nothing."""
+    entry = mined.get(function) if isinstance(mined, dict) else None
+    return entry.get("__data__", entry) if isinstance(entry, dict) else entry
+
+
+def _published(mined):
+    """Return the paths that a minion published, or None."""
+    published = _mine(mined, "amanda.directories")
+    paths = published.get("directories") if isinstance(published, dict) else None
+    return [str(path) for path in paths] if isinstance(paths, dict) else None
 
 
 def mail(tag, data, to=None, sender=None):

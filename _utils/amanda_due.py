@@ -163,6 +163,20 @@ def read(path=amanda_layout.DUE):
     return moments
 
 
+def interval(cron, now, most=20):
+    """Return the longest time between two of the next cron times, a timedelta.
+
+    now
+        As for :func:`due`.
+    most
+        How many of them are looked at.
+    """
+    moments = [_next(cron, now, now.tzinfo)]
+    while len(moments) < most:
+        moments.append(_next(cron, moments[-1] + SECOND, now.tzinfo))
+    return max(after - before for before, after in zip(moments, moments[1:], strict=False))
+
+
 def record(config, served, path=amanda_layout.DUE):
     """Record at *path* that *config* has served the cron time *served*.
 

@@ -61,8 +61,9 @@ def send(mail):
 
 def _body(told, server, config):
     """Yield the lines of a message."""
-    if told.get("message"):
-        yield f"{told['message']}"
+    for known in ("message", "remedy"):
+        if told.get(known):
+            yield f"{told[known]}"
     steps = _dicts(told.get("steps"))
     for step in steps:
         word = "ok" if step.get("success") else "FAILED"
@@ -77,9 +78,9 @@ def _body(told, server, config):
         yield f"- {entry.get('host')} {entry.get('disk')}: {entry.get('reason')}"
     if len(failed) > _LINES:
         yield f"- and {len(failed) - _LINES} more"
-    yield ""
-    yield f"salt {server} amanda.status"
-    yield f"salt {server} amanda.report config={config}"
+    if steps:
+        yield ""
+        yield f"salt {server} amanda.report config={config}"
 
 
 def _dicts(value):

@@ -28,6 +28,25 @@ _COMPRESS = {"age": "zstd", "amcrypt": "gzip"}
 
 
 @dataclasses.dataclass(frozen=True)
+class Promise:
+    """What an audit holds a config to; days.
+
+    backup, mirror
+        How old the last good dump of a directory, and the mirror, may be; None: twice the time
+        between two runs.
+    drill
+        How long ago the last drill that passed may be.
+    space
+        For how long the disks must have room at least.
+    """
+
+    backup: int | None = None
+    mirror: int | None = None
+    drill: int = 35
+    space: int = 14
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One Amanda config: a cycle of dumps on its own set of tapes.
 
@@ -45,6 +64,8 @@ class Config:
         Seconds over which servers with the same ``cron`` spread.
     verify
         Seconds that a run may verify older dumps for; None: it verifies nothing.
+    promise
+        The :class:`Promise`.
     """
 
     name: str
@@ -58,6 +79,7 @@ class Config:
     cron: str
     splay: int
     verify: int
+    promise: Promise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,6 +298,7 @@ def _config(name, reader):
         cron=amanda_options.cron(reader, "cron", "0 1 * * *"),
         splay=reader.integer("splay", 0, 0, 86400),
         verify=_verify(reader),
+        promise=_promise(reader.mapping_at("promise", {})),
     )
     options = amanda_options.read(reader, amanda_options.CONFIG)
     return dataclasses.replace(config, options=options)
@@ -329,6 +352,16 @@ def _verify(reader):
     if reader.get("verify", True) is True:
         return _VERIFY_SECONDS
     return None if reader.get("verify", True) is False else reader.integer("verify", 0, 0, 86400)
+
+
+def _promise(reader):
+    given = {
+        field.name: reader.days(field.name, field.default)
+        for field in dataclasses.fields(Promise)
+        if reader.get(field.name, None) is not None
+    }
+    reader.finish()
+    return Promise(**given)
 
 
 def _paths(reader):

@@ -23,6 +23,7 @@ BLOCK = re.compile(r"^```(sh|yaml)\n# ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.D
 FENCE = re.compile(r"^```[a-z]", re.MULTILINE)
 RECIPIENT, DAY, ADDRESS = "age1…", "2026-11-16", "backup-team@example.org"
 HOME = "/home/ada"
+AUDIT = "salt-run amanda.audit"
 
 
 def sections(text):
@@ -44,11 +45,11 @@ class Page:
         self.done = []
         self.put_in = {}
 
-    def do(self, heading, before=(), fails=None):
+    def do(self, heading, before=(), fails=()):
         """Do what a section says; return what each of its blocks of commands printed.
 
         fails
-            The command that tells by its status that something went wrong, as it should.
+            Commands that tell by their status that something went wrong, as they should.
         before
             What to wait for before a block that has a command: ``{command: function}``.
         """
@@ -63,8 +64,8 @@ class Page:
             for command in before:
                 if command in content:
                     before[command]()
-            if fails:
-                content = content.replace(f"{fails}\n", f"if {fails}; then exit 9; fi\n")
+            for command in fails:
+                content = content.replace(f"{command}\n", f"if {command}; then exit 9; fi\n")
             said.append(self._run(first.removeprefix("on "), content))
             for key in re.findall(r"age1[a-z0-9]{58}", said[-1]):
                 self.put_in[RECIPIENT] = key
@@ -149,7 +150,7 @@ def test_a_backup_failed(page):
     mail = backups.until(lambda: mailed(page.bed), "the mail")
     assert "Subject: Amanda on backup-server: daily failed" in mail
     assert "- web1 /etc: web1 refuses connections" in mail
-    said = page.do("A backup failed", fails="salt backup-server amanda.report")
+    said = page.do("A backup failed", fails=(AUDIT, "salt backup-server amanda.report"))
     assert "is its SSH daemon running?" in " ".join(said[0].split())
     assert {entry["success"] for entry in dles(backups.newest_result(page.bed)).values()} == {True}
 

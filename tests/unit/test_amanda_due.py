@@ -331,3 +331,18 @@ def test_the_local_zone_knows_its_rules_and_is_utc_without_a_file(tmp_path):
     zone = amanda_due.local_zone()
     now = datetime.datetime.now(zone)
     assert now.utcoffset() == datetime.datetime.now().astimezone().utcoffset()
+
+
+@pytest.mark.parametrize(
+    ("cron", "hours"),
+    [("0 1 * * *", 24), ("0 1 * * 1-5", 72), ("0 */6 * * *", 6), ("0 1 1 * *", 31 * 24)],
+)
+def test_the_longest_time_between_two_runs_is_that_of_the_weekend_or_the_longest_month(cron, hours):
+    found = amanda_due.interval(cron, at("2026-11-24 12:00"))
+    assert found == datetime.timedelta(hours=hours)
+
+
+def test_a_day_of_25_hours_is_between_two_daily_runs():
+    berlin = zoneinfo.ZoneInfo("Europe/Berlin")
+    found = amanda_due.interval("0 1 * * *", at("2026-10-20 12:00", berlin))
+    assert found == datetime.timedelta(hours=25)

@@ -394,3 +394,23 @@ def test_mirror_and_tapes_lie_apart(paths, directory, key):
 
 def test_a_pillar_error_of_a_mapping_says_in_words_what_stands_there():
     assert "a mapping is needed, not text" in str(fault(configs="daily"))
+
+
+def test_a_promise_is_in_days_and_what_it_leaves_open_follows_from_the_runs():
+    config = parse(configs={"daily": {"promise": {"backup": "3 days", "space": 7}}}).config()
+    assert config.promise == amanda_settings.Promise(backup=3, mirror=None, drill=35, space=7)
+    assert parse().config().promise == amanda_settings.Promise()
+
+
+@pytest.mark.parametrize(
+    ("promise", "key"),
+    [
+        ({"backups": "3 days"}, "backups: unknown key. Did you mean backup?"),
+        ({"backup": "soon"}, "backup: "),
+        ({"drill": 0}, "drill: "),
+        (["backup"], ""),
+    ],
+)
+def test_a_promise_that_can_not_be_read_is_named_by_its_key(promise, key):
+    error = fault(configs={"daily": {"promise": promise}})
+    assert str(error).startswith(f"pillar backup:configs:daily:promise{':' if key else ''}{key}")
