@@ -8,6 +8,7 @@ Each function asks minions and returns data.
 
 import contextlib
 import datetime
+import hashlib
 import secrets
 import signal
 import sys
@@ -26,6 +27,7 @@ from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __virtualname__ = "amanda"
 
+_DAY = 86400  # seconds
 _WORDS = 2000  # characters of a minion's error that are passed on
 
 
@@ -272,6 +274,8 @@ def _published(mined):
 def mail(tag, data, to=None, sender=None):
     """Mail what an event tells, by this master's mail system; a reactor calls this.
 
+    The same again is mailed after a day: what stays broken is told of every ten minutes.
+
     tag, data
         The event.
     to, sender
@@ -292,10 +296,24 @@ def mail(tag, data, to=None, sender=None):
                 to or __opts__.get("amanda.mail_to", "root"),
                 sender or __opts__.get("amanda.mail_from", "root"),
             )
-            amanda_mail.send(message)
+            with _once_a_day(tag, message.get_content()) as mailed:
+                if not mailed:
+                    amanda_mail.send(message)
         except AmandaError as error:
             raise CommandExecutionError(str(error)) from None
-    return f"mailed: {message['Subject']}"
+    return f"{'not mailed again' if mailed else 'mailed'}: {message['Subject']}"
+
+
+@contextlib.contextmanager
+def _once_a_day(tag, text):
+    """Give whether this text about this tag was mailed within a day; note it if it is now."""
+    cache, now = salt.cache.factory(__opts__), time.time()
+    key = hashlib.sha256(tag.encode()).hexdigest()
+    before = cache.fetch("amanda/mailed", key) or {}
+    mailed = before.get("text") == text and 0 <= now - before["time"] < _DAY
+    yield mailed
+    if not mailed:
+        cache.store("amanda/mailed", key, {"text": text, "time": now})
 
 
 def _ready_for_drill(minions, server, to, config):

@@ -17,6 +17,7 @@ from tests.testbed import Bed, salt
 from tests.testbed.fleet import PILLAR
 from tests.testbed.images import CHECKOUT
 
+pytestmark = pytest.mark.slow
 PAGE = CHECKOUT / "docs/operating.md"
 HOSTS = {"the master": salt.MASTER, "your own computer": salt.MASTER}  # which is no minion here
 BLOCK = re.compile(r"^```(sh|yaml)\n# ([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -153,6 +154,15 @@ def test_a_backup_failed(page):
     said = page.do("A backup failed", fails=(AUDIT, "salt backup-server amanda.report"))
     assert "is its SSH daemon running?" in " ".join(said[0].split())
     assert {entry["success"] for entry in dles(backups.newest_result(page.bed)).values()} == {True}
+
+
+def test_what_stays_broken_is_mailed_once_a_day(page):
+    tag = f"salt/amanda/{SERVER}/pillar/failed"
+    argv = ["salt-run", "--log-level=quiet", "amanda.mail", tag, "{message: it is broken}"]
+    told = [page.bed.run(salt.MASTER, argv).stdout.decode().split(":")[0] for _ in range(2)]
+    assert told == ["mailed", "not mailed again"]
+    backups.until(lambda: "it is broken" in mailed(page.bed), "the mail")
+    assert mailed(page.bed).count("it is broken") == 1
 
 
 def test_somebody_deleted_files(page):
