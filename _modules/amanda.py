@@ -42,6 +42,7 @@ with amanda_synced.engine():
     import amanda_report
     import amanda_restore
     import amanda_results
+    import amanda_retired
     import amanda_settings
     import amanda_sources
     import amanda_ssh
@@ -317,30 +318,39 @@ def _mined(what):
     return answer if isinstance(answer, dict) and answer else None
 
 
-def retire(host, path=None, undo=False):
+def retire(host=None, path=None, undo=False):
     """Take a client, or one directory of it, out of the backup on purpose.
 
-    Nothing of it is dumped any more, nor reported as missing. Its last state stays on tape, older
-    dumps until they are overwritten. While it is still published, it stays retired, and each
-    collection says so. What its minion took out and adds again is back, as is a client that was
-    gone for a day.
+    Nothing of it is dumped any more, nor reported as missing. Its last state stays on tape for
+    ``keep_retired`` of the pillar, older dumps until they are overwritten. While it is still
+    published, it stays retired, and each collection says so. What its minion took out and adds
+    again is back, as is a client that was gone for a day.
 
     host
-        The client's minion id.
+        The client's minion id. Without one nothing is changed: what is retired is listed, and until
+        when its last state is kept.
     path
         The directory; without one, the client and all of its directories.
     undo
         True: take it back. It is in the next run, if it is published.
 
-    Returns what changed.
+    Returns what changed, or the list.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt backup-server amanda.retire web1 /srv/wiki
+        salt backup-server amanda.retire
     """
     with _salt_errors():
+        if host is None:
+            if path is not None or _flag("undo", undo):
+                raise ArgumentError("name the client: amanda.retire HOST")
+            settings, _ = _usable_settings()
+            return amanda_retired.listing(
+                amanda_fleet.load(amanda_layout.FLEET), settings.keep_retired
+            )
         _collect(_server_settings())  # what is gone by now is back when it is published again
         with amanda_fleet.alone(amanda_layout.FLEET):
             previous = amanda_fleet.load(amanda_layout.FLEET)

@@ -64,7 +64,7 @@ def check(work):
 def _tapes(work):
     """Return what is wrong with the number of tapes, and what will be: two lists of texts."""
     try:
-        found = amanda_retention.look(work.places, work.user)
+        found = amanda_retention.look(work.places, work.user, work.let_go())
     except AmandaError as error:
         return [str(error)], []
     if shortage := amanda_retention.shortage(found, work.config, work.user):

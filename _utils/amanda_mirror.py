@@ -36,7 +36,8 @@ from amanda_manifest import (
     Manifest,
     TapeCopy,
 )
-from amanda_pruning import keep, last_fulls, unrestorable, unusual
+from amanda_pruning import forgetting, keep, last_fulls, unrestorable, unusual
+from amanda_retired import without
 from amanda_rights import MOST_FILES, as_user, hand_over
 
 _ROOM = 16 << 20
@@ -56,6 +57,7 @@ def mirror(
     trial=True,
     record=None,
     mirrored=None,
+    let_go=(),
 ):
     """Bring the mirror up to date and return what was done, as data.
 
@@ -86,6 +88,8 @@ def mirror(
     mirrored
         The :class:`amanda_mirrored.Mirrored`: which generations were made here; it is kept up to
         date. None: nothing is known of them.
+    let_go
+        DLEs that no generation is kept for, see :func:`amanda_retired.let_go`.
 
     ``lacking`` has the labels of tapes that the catalogue knows and the disk lacks. The mirror's
     own copy of such a tape stays part of the generation; without one the generation lacks it too.
@@ -103,14 +107,14 @@ def mirror(
         mirrored = mirrored or amanda_mirrored.Mirrored(places.name)
         known = (amanda_verified.Record() if record is None else record, mirrored)
         progress = progress or (lambda data: None)
-        session = _Session(places.name, settings, platform, progress, known, accept)
+        session = _Session(places.name, settings, platform, progress, known, accept, let_go)
         copies = session.copy(wanted)
         copies += session.copies_of(lacking, unread, places)
         manifest = session.generation(places, method, run, dumps, copies, extras, accept, trial)
     except OSError as error:
         raise AmandaError(f"mirroring {places.name} failed: {error}") from error
     if not lacking:  # which says it as well
-        session.warnings += unrestorable(manifest, session.manifests, dumps)
+        session.warnings += unrestorable(manifest, session.manifests, without(dumps, let_go))
     pruned = session.prune(manifest)
     return {
         "generation": manifest.generation,
@@ -133,7 +137,7 @@ def mirror(
 class _Session:
     """One run of the mirror: what it found there, what it has done, what it has to say."""
 
-    def __init__(self, config, settings, platform, progress, known, accept):
+    def __init__(self, config, settings, platform, progress, known, accept, let_go):
         self.config, self.settings, self.platform = config, settings, platform
         self.progress = progress
         self.record, self.mirrored = known
@@ -147,7 +151,8 @@ class _Session:
         self.free = held["free"]
         self.held = {(tape["label"], tape["written"]): tape["files"] for tape in held["tapes"]}
         self.earlier = amanda_earlier.Earlier(settings, self.mirrored, accept)
-        self.manifests = self.earlier.manifests
+        self.let_go = let_go
+        self.manifests = [forgetting(old, let_go) for old in self.earlier.manifests]
         self.warnings += self.earlier.warnings
         for warning in self.earlier.doubts:
             self.doubt(warning)
@@ -331,7 +336,7 @@ class _Session:
         server = socket.gethostname()
         about = amanda_sheet.About(self.config, name, server, str(self.top), archive)
         sheet = self._sheet(about, dumps, copies)
-        fulls = last_fulls(dumps, self.record)
+        fulls = last_fulls(without(dumps, self.let_go), self.record)
         manifest = Manifest(
             config=self.config,
             generation=name,

@@ -1,5 +1,6 @@
 """Which generations of a mirror stay, and what is so unusual that all of them do."""
 
+import dataclasses
 import datetime
 import statistics
 
@@ -36,6 +37,16 @@ def last_fulls(dumps, record=None):
             if dump.complete:
                 complete[f"{dump.host} {dump.disk}"] = keys
     return {dle: tuple(sorted(newest[dle] | complete.get(dle, set()))) for dle in newest}
+
+
+def forgetting(manifest, dles):
+    """Return *manifest* as if no full dump of *dles*, pairs of host and disk, were in it.
+
+    What was let go keeps no generation, and isn't missed in a new one.
+    """
+    names = {" ".join(dle) for dle in dles}
+    fulls = {dle: keys for dle, keys in manifest.fulls.items() if dle not in names}
+    return dataclasses.replace(manifest, fulls=fulls)
 
 
 def unrestorable(new, before, dumps):

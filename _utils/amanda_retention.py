@@ -14,6 +14,7 @@ import amanda_catalogue
 import amanda_chain
 import amanda_files
 import amanda_limits
+import amanda_retired
 import amanda_verified
 from amanda_command import run
 from amanda_errors import AmandaError, CommandError
@@ -135,15 +136,19 @@ def plan(tapes, wanted, limits, held=(), soon=None):
     return Plan(hold, release, len(tapes), writable, wanted=could, spare=spare)
 
 
-def look(places, user):
+def look(places, user, let_go=()):
     """Return the :class:`Plan` as it is now; changes nothing.
+
+    let_go
+        DLEs for which nothing is held back, see :func:`amanda_retired.let_go`.
 
     Raises :class:`~amanda_errors.AmandaError` if the tapelist can't be read.
     """
     tapes = amanda_catalogue.read_tapelist(places.tapelist)
     limits, held = amanda_limits.read(places.name, user), _held(places.name)
     try:
-        dumps, record = amanda_catalogue.read(places), amanda_verified.read(places.name)
+        dumps = amanda_retired.without(amanda_catalogue.read(places), let_go)
+        record = amanda_verified.read(places.name)
         return plan(tapes, needed(dumps, record), limits, held, needed(dumps, record, soon=True))
     except AmandaError as error:
         # No dump is worth more than those that there may be: what was never written must do.
@@ -154,13 +159,16 @@ def look(places, user):
         return Plan(hold, (), len(tapes), len(blank), problem)
 
 
-def hold(places, user):
+def hold(places, user, let_go=()):
     """Hold back what :func:`look` says, release what isn't needed any more; return the plan.
+
+    let_go
+        As for :func:`look`.
 
     Raises :class:`~amanda_errors.AmandaError` if that can't be done: then nothing may be written.
     """
     name = places.name
-    before, found = set(_held(name)), look(places, user)
+    before, found = set(_held(name)), look(places, user, let_go)
     # Noted first: a tape held back by a run that was killed must be known as ours.
     _note(name, before | set(found.hold))
     try:

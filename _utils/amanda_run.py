@@ -28,6 +28,7 @@ import amanda_platform
 import amanda_rebuild
 import amanda_results
 import amanda_retention
+import amanda_retired
 import amanda_settings
 import amanda_tapes
 import amanda_terms
@@ -82,6 +83,10 @@ class Run:
     def hosts(self):
         """Return the hosts of :meth:`dles`, in order."""
         return list(dict.fromkeys(host for host, _ in self.dles()))
+
+    def let_go(self):
+        """Return the DLEs, pairs of host and disk, that were retired and need not be kept."""
+        return amanda_retired.let_go(self.places, self.user, self.settings.keep_retired)
 
     def others(self):
         """Return the places of all other configs that dump, or once dumped, what this one does."""
@@ -251,7 +256,7 @@ def canary(work):
 def dump(work):
     """Dump, and confirm by the catalogue what is on tape."""
     amanda_clock.wait(work.places, work.report.progress)
-    found = amanda_retention.hold(work.places, work.user)
+    found = amanda_retention.hold(work.places, work.user, work.let_go())
     key = amanda_encryption.own_key(work.settings.encryption, work.platform)
     terms = amanda_terms.of(work.fleet, work.config.name, work.dumptype, key)
     full = amanda_terms.changed(work.config.name, terms)
@@ -268,7 +273,7 @@ def dump(work):
     try:
         amanda_terms.record(work.config.name, terms, result["dles"])
         # Again, so that a dump or flush by hand finds them held back as well.
-        found = amanda_retention.hold(work.places, work.user)
+        found = amanda_retention.hold(work.places, work.user, work.let_go())
     except (AmandaError, OSError) as error:  # what was dumped is told in any case
         problems.append(str(error))
     result["held"] = sorted(found.hold)
@@ -282,7 +287,7 @@ def dump(work):
 def verify(work):
     """Verify what is new on tape; what is good now may let tapes go that were held back for it."""
     result = amanda_verification.new(work)
-    amanda_retention.hold(work.places, work.user)
+    amanda_retention.hold(work.places, work.user, work.let_go())
     return result
 
 
@@ -305,6 +310,7 @@ def mirror(work):
         platform=work.platform,
         accept=work.options.get("accept", False),
         trial=work.settings.encryption.server_identity,
+        let_go=work.let_go(),
     )
     answer.pop("seconds")
     answer["warnings"] += _sealed_to_others(work, dumps)

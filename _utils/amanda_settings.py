@@ -119,7 +119,11 @@ class Mirror:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The pillar ``backup`` of one minion, checked, defaults filled in."""
+    """The pillar ``backup`` of one minion, checked, defaults filled in.
+
+    keep_retired
+        For how many days the last backups of what was retired are kept.
+    """
 
     minion_id: str
     server: str
@@ -132,6 +136,7 @@ class Settings:
     encryption: Encryption
     compress: str
     mirror: Mirror
+    keep_retired: int
     mailto: str
     pillar: Mapping
 
@@ -209,6 +214,7 @@ def parse(pillar, minion_id):
         encryption=encryption,
         compress=reader.choice("compress", _COMPRESS[encryption.method], ("zstd", "gzip")),
         mirror=_mirror(reader),
+        keep_retired=reader.days("keep_retired", 365),
         mailto=amanda_options.address(reader, "mailto", "root"),
         pillar=pillar,
     )

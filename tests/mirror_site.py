@@ -69,6 +69,7 @@ class Site:
         accept=False,
         progress=None,
         record=None,
+        let_go=(),
         **settings,
     ):
         """Run the mirror."""
@@ -83,6 +84,7 @@ class Site:
             extras={"fleet.json": self.fleet},
             accept=accept,
             record=record,
+            let_go=let_go,
             mirrored=self.mirrored and Mirrored("daily", self.mirrored, self.settings.directory),
         )
 

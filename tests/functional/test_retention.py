@@ -193,3 +193,28 @@ def test_without_the_tapes_held_back_the_same_days_lose_them(story):
         story.night()
     (lost,) = [each for each in story.lost() if "fails" in each]
     assert "that is on no tape; no state before that can be had" in lost
+
+
+@pytest.mark.slow
+def test_what_was_retired_is_let_go_after_its_time_and_nothing_else_is(story):
+    """The retirement has the time of the host's own clock, which is that of day 0."""
+    story.pillar["keep_retired"] = over = 6
+    dle = HOSTS["retired"], str(directory("retired"))
+    for day in range(over + 15):
+        story.morning(day)
+        step = story.night()
+        there = [dump for dump in amanda_catalogue.read(story.places) if dump.disk == dle[1]]
+        if day <= over:
+            assert there, step
+        else:
+            story.expected["retired"] = set()
+        assert story.lost() == [], step
+        if not there:
+            break
+    assert there == []
+    assert "ignore yes" in (story.places.conf / "disklist").read_text().partition(dle[0])[2]
+    # A run without any dump of it on tape doesn't want it back.
+    story.morning(day + 1)
+    step = story.night()
+    assert dle[1] not in {each["disk"] for each in step["dles"]}
+    assert story.lost() == [], step

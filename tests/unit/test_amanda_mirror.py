@@ -500,6 +500,19 @@ def test_the_last_full_of_every_dle_stays_however_old(site):
     assert "daily-0001/20250101010000" not in site.held()
 
 
+def test_a_full_of_what_was_let_go_keeps_no_generation_and_is_not_missed(site):
+    full = [dump("/etc", "20250101010000", 0, "OK", "daily-0001")]
+    site.age(site.mirror(dumps=full)["generation"], "20250101T000000Z")
+    site.write(1, "20250103010000", 300_000)  # over the only full, as Amanda does
+    let_go = {("web1", "/etc")}
+    done = site.mirror(keep_days=9999, let_go=let_go)
+    assert not any("can't restore" in warning for warning in done["warnings"])
+    assert site.mirror(keep_days=1)["pruned"]["generations"] == []
+    done = site.mirror(keep_days=1, let_go=let_go)
+    assert done["pruned"]["generations"] == ["20250101T000000Z"]
+    assert "daily-0001/20250101010000" not in site.held()
+
+
 def test_a_removal_that_stops_half_way_leaves_nothing_that_looks_whole(site, monkeypatch):
     first, second = (site.mirror()["generation"] for _ in range(2))
 
