@@ -505,8 +505,9 @@ def test_a_full_of_what_was_let_go_keeps_no_generation_and_is_not_missed(site):
     site.age(site.mirror(dumps=full)["generation"], "20250101T000000Z")
     site.write(1, "20250103010000", 300_000)  # over the only full, as Amanda does
     let_go = {("web1", "/etc")}
-    done = site.mirror(keep_days=9999, let_go=let_go)
-    assert not any("can't restore" in warning for warning in done["warnings"])
+    for dumps in (full, []):
+        done = site.mirror(dumps=dumps, keep_days=9999, let_go=let_go)
+        assert not any("can't restore" in warning for warning in done["warnings"])
     assert site.mirror(keep_days=1)["pruned"]["generations"] == []
     done = site.mirror(keep_days=1, let_go=let_go)
     assert done["pruned"]["generations"] == ["20250101T000000Z"]

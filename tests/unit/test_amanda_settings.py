@@ -132,6 +132,7 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant():
         ("backup:mirror:directory", {"mirror": {"user": "m"}}),
         ("backup:mirror:user", {"mirror": {"user": "root", "directory": "/m"}}),
         ("backup:mirror:directory", {"mirror": {"user": "m", "directory": "/etc"}}),
+        ("backup:keep_retired", {"keep_retired": 0}),
         ("backup:mirror:keep", {"mirror": {"user": "m", "directory": "/m", "keep": "long"}}),
         ("backup:address", {"address": "not an address"}),
         ("backup:server_addresses", {"server_addresses": ["10.0.0.0/8", "all"]}),
