@@ -69,7 +69,9 @@ def _config(settings, name, user):
     config, places = settings.config(name), amanda_layout.places(name, settings.paths)
     last = amanda_results.last(name, amanda_results.BACKUPS)
     dumps, record = amanda_catalogue.read(places), amanda_verified.read(name)
-    others = amanda_encryption.sealed_to_others(dumps)
+    rows = _dles(name, dumps, record, last)
+    live = {(host, path) for host, path, *_, retired in rows if not retired}
+    others = [dle for dle in amanda_encryption.sealed_to_others(dumps) if dle in live]
     return {
         "backup": last and _brief(last),
         "drill": amanda_drill.summary(name),
@@ -83,7 +85,7 @@ def _config(settings, name, user):
         "holding": len(amanda_holding.images(places, user)),
         "bad": [f"{d.host} {d.disk} of {utc(d.timestamp)}" for d in dumps if record.failed(d)],
         "space": _space(places, dumps, config),
-        "dles": _dles(name, dumps, record, last),
+        "dles": rows,
     }
 
 

@@ -69,14 +69,15 @@ def test_the_last_word_of_a_server_is_kept_when_the_mine_has_none_any_more(audit
 
 
 def test_a_failed_dump_is_found_with_its_reason_and_gone_when_it_is_repaired(audit):
-    audit.bed.run("web1", ["systemctl", "stop", "ssh"])
+    audit.bed.run("web1", ["sh", "-c", "systemctl stop ssh; pkill -x sshd || true"])
     try:
         backups.run(audit.bed, "backup")
     finally:
         audit.bed.run("web1", ["systemctl", "start", "ssh"])
     status, told = audit()
-    assert status == 1
-    (finding,) = [each for each in told["findings"] if each["path"] == "/etc"]
+    found = [each for each in told["findings"] if each["path"] == "/etc"]
+    assert (status, len(found)) == (1, 1), told
+    (finding,) = found
     assert (finding["kind"], finding["minion"], finding["config"]) == ("failed", "web1", "daily")
     assert "is its SSH daemon running?" in finding["message"]
     good(backups.run(audit.bed))
