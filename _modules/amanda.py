@@ -37,6 +37,7 @@ with amanda_synced.engine():
     import amanda_host
     import amanda_identity
     import amanda_layout
+    import amanda_mounts
     import amanda_platform
     import amanda_rebuild
     import amanda_report
@@ -199,6 +200,22 @@ def directories():
         )
 
 
+def mounts():
+    """Return which file systems mounted below this minion's directories its dumps leave out.
+
+    Published to the mine by every client, for the master's ``salt-run amanda.audit``; no other
+    minion can read it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt web1 amanda.mounts
+    """
+    with _salt_errors():
+        return amanda_mounts.published(directories()["directories"])
+
+
 def publish():
     """Publish to the mine what this minion's part in the backup is. A schedule job calls it.
 
@@ -253,6 +270,7 @@ def _publications(settings):
         # What a client has is the server's business; and its own, to see what it said.
         for what in _PUBLISHED:
             yield what, _readable_by(settings.server, __opts__["id"])
+        yield "mounts", _readable_by(__opts__["id"])
 
 
 def _readable_by(*minions):

@@ -8,7 +8,9 @@ Each function asks minions and returns data.
 
 import contextlib
 import datetime
+import fcntl
 import hashlib
+import os
 import secrets
 import signal
 import sys
@@ -16,6 +18,7 @@ import threading
 import time
 
 import amanda_audit
+import amanda_findings
 import amanda_mail
 import salt.cache
 import salt.client
@@ -186,8 +189,9 @@ def audit(server=None):
     server
         Only what this Amanda server is responsible for.
 
-    The exit status is that of the Nagios plugins: 0 all is well, 1 a warning, 2 critical, 3 it
-    could not be found out. With ``--out=json`` and its like each of ``findings`` is data.
+    One audit waits for another to end. The exit status is that of the Nagios plugins: 0 all is
+    well, 1 a warning, 2 critical, 3 it could not be found out. With ``--out=json`` and its like
+    each of ``findings`` is data.
 
     CLI Example:
 
@@ -197,13 +201,13 @@ def audit(server=None):
         salt-run --out=json amanda.audit server=backup-server
     """
     try:
-        master = _Master()
-        now = datetime.datetime.now(datetime.timezone.utc)
-        findings = amanda_audit.audit(master.known(), now, server)
-        master.tell(findings, server)
+        with _Master() as master:
+            now = datetime.datetime.now(datetime.timezone.utc)
+            findings = amanda_audit.audit(master.known(), now, server)
+            master.tell(findings, server)
     except Exception as error:  # a monitoring system must not take a failure for a warning
         return {"status": "UNKNOWN", "retcode": 3, "message": f"UNKNOWN: {error}", "findings": []}
-    outcome = amanda_audit.outcome(findings)
+    outcome = amanda_findings.outcome(findings)
     if __opts__.get("output") not in (None, "nested", "highstate"):
         outcome["findings"] = findings
     return outcome
@@ -215,47 +219,82 @@ class _Master:
     _BANK = "amanda/audit"
 
     def __init__(self):
+        if not __opts__["minion_data_cache"]:
+            raise AmandaError(
+                "the master keeps neither pillar nor mine: minion_data_cache is False in its "
+                "configuration"
+            )
         self._cache = salt.cache.factory(__opts__)
+
+    def __enter__(self):
+        """Wait for another audit to end: what it found, it tells."""
+        self._lock = open(os.path.join(__opts__["cachedir"], "amanda-audit.lock"), "w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_):
+        self._lock.close()
 
     def known(self):
         """Return the :class:`amanda_audit.Known`."""
         minions = salt.utils.minions.CkMinions(__opts__).check_minions("*", "glob")["minions"]
-        rendered = __salt__["cache.pillar"]("*", tgt_type="glob")
-        pillars = {minion: _backup(minion, rendered.get(minion)) for minion in minions}
-        known = amanda_audit.Known(tuple(minions), pillars, {}, {})
-        servers = known.servers()
+        pillars, broken = _pillars(minions)
+        servers = amanda_audit.Known(tuple(minions), pillars, {}, {}).servers()
         mined = __salt__["cache.mine"]("*", tgt_type="glob")
         published = {minion: _published(mined.get(minion)) for minion in minions}
-        published = {minion: paths for minion, paths in published.items() if paths is not None}
-        summaries = {each: self._summary(each, mined.get(each)) for each in servers}
-        return amanda_audit.Known(tuple(minions), pillars, published, summaries)
+        words = {server: _mine(mined.get(server), "amanda.summary") for server in servers}
+        return amanda_audit.Known(
+            minions=tuple(minions),
+            pillars=pillars,
+            published={minion: paths for minion, paths in published.items() if paths is not None},
+            summaries={server: self._summary(server, word) for server, word in words.items()},
+            mounts={minion: _mine(mined.get(minion), "amanda.mounts") for minion in minions},
+            broken=broken,
+            unreadable=frozenset(
+                server
+                for server, word in words.items()
+                if word is not None and not amanda_audit.is_readable(word)
+            ),
+        )
 
-    def _summary(self, server, mined):
-        """Return the last summary of a server; it is kept, whatever becomes of the mine."""
-        summary = _mine(mined, "amanda.summary")
+    def _summary(self, server, word):
+        """Return a server's last readable summary; it is kept, whatever becomes of the mine."""
         key = f"summary-{server}"
-        if summary is not None:
-            self._cache.store(self._BANK, key, summary)
-            return summary
+        if amanda_audit.is_readable(word):
+            self._cache.store(self._BANK, key, word)
+            return word
         return self._cache.fetch(self._BANK, key) or None
 
     def tell(self, findings, server):
         """Send an event for each finding that is new, or gone since the last audit."""
-        key = f"findings-{server or ''}"
-        new = {amanda_audit.key(finding): finding for finding in findings}
-        old = self._cache.fetch(self._BANK, key) or {}
-        self._cache.store(self._BANK, key, new)
-        changed = amanda_audit.changes(old, new)
+        new = {amanda_findings.key(finding): finding for finding in findings}
+        told = self._cache.fetch(self._BANK, "findings") or {}
+        asked = {name: each for name, each in told.items() if server in (None, each["server"])}
+        self._cache.store(self._BANK, "findings", {**_without(told, asked), **new})
+        changed = amanda_findings.changes(asked, new)
         with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
             for what, finding in changed:
                 bus.fire_event(finding, f"salt/amanda/{finding['server'] or 'master'}/audit/{what}")
 
 
-def _backup(minion, pillar):
-    """Return what the pillar of a minion, as it was rendered last, has below ``backup``."""
-    if not pillar:  # the minion never asked for it
-        pillar = __salt__["pillar.show_pillar"](minion)
-    return pillar.get("backup")
+def _without(mapping, names):
+    return {name: value for name, value in mapping.items() if name not in names}
+
+
+def _pillars(minions):
+    """Return by minion what its pillar has below ``backup``, and why one can't be rendered."""
+    rendered = __salt__["cache.pillar"]("*", tgt_type="glob")
+    pillars, broken = {}, {}
+    for minion in minions:
+        try:
+            # One that never asked for it has none yet.
+            pillar = rendered.get(minion) or __salt__["pillar.show_pillar"](minion)
+        except Exception as error:  # of whatever the pillar calls; the others are judged still
+            pillar = {"_errors": [error]}
+        pillars[minion] = pillar.get("backup")
+        if pillar.get("_errors"):
+            broken[minion] = "; ".join(map(str, pillar["_errors"]))
+    return pillars, broken
 
 
 def _mine(mined, function):

@@ -40,6 +40,7 @@ __virtualname__ = "amanda"
 _AS_WANTED = "Already as it should be."
 _ENGINE = Path(amanda_layout.__file__).parent  # the engine's modules, as Salt synced them
 _INTERVALS = ("seconds", "minutes", "hours", "days", "cron", "when", "once", "splay")
+_PUBLISHED = ("host_keys", "directories", "mounts")  # by a client
 _DEFERRED = "amanda.deferred"  # in the context of one apply
 POLL = 2  # seconds between two looks at the mine for the server's key
 MINE_DELAY = 30  # seconds within which what was sent to the mine is in it
@@ -544,11 +545,11 @@ def published(name):
     def plan():
         return {
             f"amanda.{what}": {"old": None, "new": "published"}
-            for what in ("host_keys", "directories")
+            for what in _PUBLISHED
             if not _is_published(what)
         }
 
-    done = _converge(name, plan, lambda: _publish("host_keys", "directories"))
+    done = _converge(name, plan, lambda: _publish(*_PUBLISHED))
     if done["result"] is False:
         return done
     return _joined(name, done, _schedule(name, "amanda.publish", hours=1))
@@ -676,7 +677,7 @@ def withdrawn(name):
         changes = {}
         if closed() != amanda_authorized.read(path):
             changes["server's key"] = {"old": "authorized", "new": None}
-        for what in ("host_keys", "directories"):
+        for what in _PUBLISHED:
             if _mined(__opts__["id"], what):
                 changes[f"amanda.{what}"] = {"old": "published", "new": None}
         if "amanda.publish" in _jobs(_no_minion()):
@@ -688,7 +689,7 @@ def withdrawn(name):
             if path.exists():
                 amanda_files.apply([amanda_authorized.managed(path, closed())])
         __salt__["schedule.delete"]("amanda.publish", persist=True, offline=_no_minion())
-        for what in ("host_keys", "directories"):
+        for what in _PUBLISHED:
             __salt__["mine.delete"](f"amanda.{what}")
 
     return _converge(name, plan, act)

@@ -28,6 +28,9 @@ UTC = datetime.timezone.utc
 MINUTE = datetime.timedelta(minutes=1)
 SECOND = datetime.timedelta(seconds=1)
 
+TICK = datetime.timedelta(minutes=10)
+"""How often Salt's scheduler has it looked whether a run is due."""
+
 CATCH_UP = datetime.timedelta(hours=1)
 """A run that starts later than this makes up for what was missed: cron times that passed
 meanwhile, too. Within it, the scheduler's ticks and a run in progress delay ordinary runs."""
@@ -163,17 +166,20 @@ def read(path=amanda_layout.DUE):
     return moments
 
 
-def interval(cron, now, most=20):
-    """Return the longest time between two of the next cron times, a timedelta.
+def interval(cron, now):
+    """Return the longest time between two runs, a timedelta.
+
+    It is looked for from the last but one cron time on, among the next ones: over more than a week,
+    as a weekend is longer than a day, and among twenty, as months differ.
 
     now
         As for :func:`due`.
-    most
-        How many of them are looked at.
     """
-    moments = [_next(cron, now, now.tzinfo)]
-    while len(moments) < most:
-        moments.append(_next(cron, moments[-1] + SECOND, now.tzinfo))
+    zone = now.tzinfo
+    last = _previous(cron, now.astimezone(UTC), zone)
+    moments = [_previous(cron, last - SECOND, zone), last]
+    while len(moments) < 20 or moments[-1] - now < datetime.timedelta(days=8):
+        moments.append(_next(cron, moments[-1] + TICK - SECOND, zone))
     return max(after - before for before, after in zip(moments, moments[1:], strict=False))
 
 

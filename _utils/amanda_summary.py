@@ -5,6 +5,7 @@ nothing else to go by.
 """
 
 import datetime
+import json
 import os
 
 import amanda_catalogue
@@ -20,12 +21,20 @@ import amanda_results
 import amanda_verified
 from amanda_errors import AmandaError
 
-VERSION = 2
+VERSION = 3
 
 ENTRIES = 5000
 """How many directories a summary tells of, those with a problem first."""
 
+SIZE = 600_000
+"""How many bytes its directories may take: Salt's bus carries 1 MiB (``max_event_size``)."""
+
+UNVERIFIED = datetime.timedelta(days=2)
+"""A dump that is older than this is verified: each run verifies what it wrote."""
+
 _NAMES = 20
+_REFUSED = 100
+_REFUSALS = ("refused", "claimed", "incomplete", "limit", "config", "mounts")  # amanda_collect
 _TEXT = 200  # characters of a reason
 _RUNS = 14  # by which the growth is estimated
 _MIRRORING = ("backup_and_mirror", "mirror")
@@ -47,46 +56,81 @@ def summary(settings, user, fault=None):
     configs = {}
     for name in settings.configs:
         try:
-            configs[name] = _config(settings, name, user)
+            configs[name] = _config(settings, name, user, SIZE // len(settings.configs))
         except (AmandaError, OSError) as error:
             configs[name] = {"problem": str(error)}
     content = {"version": VERSION, "time": amanda_results.now(), "pillar": fault}
     return amanda_results.bounded({**content, "configs": configs}, ENTRIES)
 
 
-def _config(settings, name, user):
+def _config(settings, name, user, size):
     """Return how one config stands.
 
     ``backup``: the last one that ended, ``success`` and ``message`` of each of its steps, None if
-    there was none; ``drill``: when one ``passed`` and what the ``last`` one gave; ``promise`` in
-    seconds, None where nothing is promised; ``sealed``: ``offsite``, how many offsite keys, and
-    ``others``, which directories those don't all open yet; ``mirror``: None without one, else
-    when it was brought up last (``made``) and what the last try gave; ``holding``: how many dumps
-    wait there; ``bad`` dumps by name; ``space``, see :func:`_space`; and ``dles``, a list for each
-    directory: host, disk, when its last good dump was made, its level, since when it is missing
-    from the mine, why its last dump failed, and since when it is retired.
+    there was none; ``refused``: minion, path and message of what its collection did not take;
+    ``drill``: when one ``passed`` and what the ``last`` one gave; ``promise`` in seconds, None
+    where nothing is promised; ``sealed``: ``offsite``, how many offsite keys, and ``others``, what
+    one of them does not open; ``mirror``: when it was ``made`` and how the last try went, None
+    where none is asked for; ``holding``: how many dumps wait there; ``bad``: what can't be
+    restored; ``unverified``: what a restore needs and nobody looked at; ``space``, see
+    :func:`_space`; and ``dles``, see :func:`_dles`: as many as *size* bytes hold,
+    ``dles_omitted`` says how many more there are.
     """
     config, places = settings.config(name), amanda_layout.places(name, settings.paths)
     last = amanda_results.last(name, amanda_results.BACKUPS)
     dumps, record = amanda_catalogue.read(places), amanda_verified.read(name)
-    rows = _dles(name, dumps, record, last)
-    live = {(host, path) for host, path, *_, retired in rows if not retired}
+    directories = _directories(name)
+    chains = _chains(directories, dumps, record)
+    rows = _dles(directories, chains, _failed(last))
+    shown = _fitting(rows[:ENTRIES], size)
+    live = {dle for dle, (_, directory) in directories.items() if directory.retired is None}
     others = [dle for dle in amanda_encryption.sealed_to_others(dumps) if dle in live]
     return {
         "backup": last and _brief(last),
+        "refused": _refused(last),
         "drill": amanda_drill.summary(name),
         "promise": _promise(config),
         "sealed": {
             "method": settings.encryption.method,
             "offsite": len(settings.encryption.recipients),
-            "others": [" ".join(dle) for dle in others][:_NAMES],
+            "others": _counted([" ".join(dle) for dle in others]),
         },
         "mirror": _mirror(settings, name),
         "holding": len(amanda_holding.images(places, user)),
-        "bad": [f"{d.host} {d.disk} of {utc(d.timestamp)}" for d in dumps if record.failed(d)],
+        "bad": _counted([_name(dump) for dump in dumps if record.failed(dump)]),
+        "unverified": _counted(_unverified({dle: chains[dle] for dle in live}, record)),
         "space": _space(places, dumps, config),
-        "dles": rows,
+        "dles": shown,
+        "dles_omitted": len(rows) - len(shown),
     }
+
+
+def _counted(names):
+    return {"count": len(names), "names": names[:_NAMES]}
+
+
+def _name(dump):
+    return f"{dump.host} {dump.disk} of {utc(dump.timestamp)}"
+
+
+def _fitting(rows, size):
+    """Return the first of *rows* that take no more than *size* bytes; as JSON, which is longer."""
+    for number, row in enumerate(rows):
+        size -= len(json.dumps(row))
+        if size < 0:
+            return rows[:number]
+    return rows
+
+
+def _refused(last):
+    """Return what the collection before the last backup refused: minion, path, message."""
+    return [
+        [each["id"], each["path"], str(each["message"])[:_TEXT]]
+        for step in (last["steps"] if last else ())
+        if step["step"] == "collect"
+        for each in step.get("findings", ())
+        if each["kind"] in _REFUSALS
+    ][:_REFUSED]
 
 
 def _brief(result):
@@ -105,8 +149,7 @@ def _promise(config):
     """Return what is promised, in seconds; what the pillar leaves open follows from ``cron``."""
     day, usual = 86400, None
     if config.cron:
-        now = datetime.datetime.now(amanda_due.local_zone())
-        usual = 2 * int(amanda_due.interval(config.cron, now).total_seconds())
+        usual = 2 * _between(config)
     promise = config.promise
     return {
         "backup": promise.backup * day if promise.backup else usual,
@@ -114,6 +157,12 @@ def _promise(config):
         "drill": promise.drill * day,
         "space": promise.space * day,
     }
+
+
+def _between(config):
+    """Return the longest time between two of the config's runs, in seconds."""
+    now = datetime.datetime.now(amanda_due.local_zone())
+    return int(amanda_due.interval(config.cron, now).total_seconds())
 
 
 def _mirror(settings, name):
@@ -145,9 +194,7 @@ def _space(places, dumps, config):
     mean = sum(runs) / len(runs) if runs else 0
     if not (mean and config.cron) or blank // config.runtapes * mean <= free:
         return {"free": free, "seconds": None}
-    now = datetime.datetime.now(amanda_due.local_zone())
-    often = amanda_due.interval(config.cron, now).total_seconds()
-    return {"free": free, "seconds": int(free // mean * often)}
+    return {"free": free, "seconds": int(free // mean * _between(config))}
 
 
 def _free(directory):
@@ -155,21 +202,50 @@ def _free(directory):
     return found.f_bavail * found.f_frsize
 
 
-def _dles(name, dumps, record, last):
-    """Return a row for each directory that the config dumps, what failed last first."""
+def _directories(name):
+    """Return the config's directories: client and directory of the fleet by host and disk."""
+    return {
+        (client.id, directory.path): (client, directory)
+        for client in amanda_fleet.load(amanda_layout.FLEET).clients
+        for directory in client.directories
+        if directory.config == name
+    }
+
+
+def _chains(directories, dumps, record):
+    """Return the dumps that give the last good state of each directory, [] where there is none."""
     own = amanda_chain.by_dle(dumps)
-    failed = _failed(last)
+    chains = {}
+    for dle in directories:
+        sound = [dump for dump in own.get(dle, ()) if dump.complete and not record.failed(dump)]
+        chains[dle] = amanda_chain.last_chain(sound, *dle)
+    return chains
+
+
+def _unverified(chains, record):
+    """Return the names of those dumps of *chains* that nobody verified for :data:`UNVERIFIED`."""
+    early = datetime.datetime.now(datetime.timezone.utc) - UNVERIFIED
+    return [
+        _name(dump)
+        for _, chain in sorted(chains.items())
+        for dump in chain
+        if record.verdict(dump) is None
+        and datetime.datetime.fromisoformat(utc(dump.timestamp)) < early
+    ]
+
+
+def _dles(directories, chains, failed):
+    """Return a list for each directory, what failed last first, then what was never dumped.
+
+    Host, disk, when its last good dump was made, its level, since when it is missing from the
+    mine, why its last dump failed, and since when it is retired.
+    """
     rows = []
-    for client in amanda_fleet.load(amanda_layout.FLEET).clients:
-        for directory in client.directories:
-            if directory.config != name:
-                continue
-            dle = (client.id, directory.path)
-            sound = [d for d in own.get(dle, ()) if d.complete and not record.failed(d)]
-            chain = amanda_chain.last_chain(sound, *dle)
-            made, level = (utc(chain[-1].timestamp), chain[-1].level) if chain else (None, None)
-            gone, retired = directory.missing or client.missing, directory.retired
-            rows.append([*dle, made, level, gone, failed.get(dle), retired])
+    for dle, (client, directory) in directories.items():
+        last = chains[dle][-1] if chains[dle] else None
+        made, level = (utc(last.timestamp), last.level) if last else (None, None)
+        missing = directory.missing or client.missing
+        rows.append([*dle, made, level, missing, failed.get(dle), directory.retired])
     return sorted(rows, key=lambda row: (row[5] is None, row[2] or "", row[:2]))
 
 

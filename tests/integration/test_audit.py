@@ -103,13 +103,26 @@ def test_a_directory_that_is_in_no_backup_yet_is_found(audit):
     audit.bed.salt(SERVER, "amanda.collect")
 
 
-def test_a_summary_that_is_garbage_is_a_finding(audit):
+def test_a_summary_that_is_garbage_is_a_finding_beside_the_last_readable_one(audit):
     audit.bed.salt(SERVER, "mine.send", "amanda.summary", mine_function="grains.items")
     try:
         status, told = audit()
         assert status == 2 and [each["kind"] for each in told["findings"]] == ["unreadable"]
     finally:
         audit.bed.salt(SERVER, "amanda.publish")
+    assert audit()[0] == 0
+
+
+def test_a_file_system_that_a_client_says_its_dumps_leave_out_is_found(audit):
+    """Here the client is made to say so: no host of the bed has a second disk."""
+    assert audit.bed.salt("web1", "amanda.mounts")["web1"]["left_out"] == []
+    left_out = json.dumps([{"directory": "/home", "mount": "/home/ada", "type": "xfs"}])
+    says = {"mine_function": "test.kwarg", "left_out": left_out}
+    audit.bed.salt("web1", "mine.send", "amanda.mounts", **says)
+    try:
+        assert audit.kinds() == {("left-out", "web1", "/home/ada")}
+    finally:
+        audit.bed.salt("web1", "amanda.publish")
     assert audit()[0] == 0
 
 

@@ -1,9 +1,11 @@
 """What an audit finds in what the master knows; what minions say may be anything."""
 
 import copy
+import dataclasses
 import datetime
 
 import amanda_audit
+import amanda_findings
 import pytest
 from amanda_audit import Known
 
@@ -26,10 +28,12 @@ def good():
         },
         "drill": {"passed": ago(days=6), "last": {"at": ago(days=6), "success": True}},
         "promise": {"backup": 2 * DAY, "mirror": 2 * DAY, "drill": 35 * DAY, "space": 14 * DAY},
-        "sealed": {"method": "age", "offsite": 1, "others": []},
+        "sealed": {"method": "age", "offsite": 1, "others": {"count": 0, "names": []}},
+        "refused": [],
         "mirror": {"made": ago(hours=11), "success": True, "message": ""},
         "holding": 0,
-        "bad": [],
+        "bad": {"count": 0, "names": []},
+        "unverified": {"count": 0, "names": []},
         "space": {"free": 10**12, "seconds": None},
         "dles": [
             ["web1", "/etc", ago(hours=11), 1, None, None, None],
@@ -37,7 +41,7 @@ def good():
             [SERVER, "/etc", ago(hours=11), 1, None, None, None],
         ],
     }
-    summary = {"version": 2, "time": ago(minutes=5), "pillar": None, "configs": {"daily": config}}
+    summary = {"version": 3, "time": ago(minutes=5), "pillar": None, "configs": {"daily": config}}
     return Known(
         minions=(SERVER, "web1"),
         pillars={
@@ -47,6 +51,10 @@ def good():
         published={SERVER: ["/etc"], "web1": ["/etc", "/home"]},
         summaries={SERVER: summary},
     )
+
+
+def counted(*names):
+    return {"count": len(names), "names": list(names)}
 
 
 def daily(known):
@@ -69,7 +77,7 @@ def kinds(known):
 
 def test_where_all_is_well_nothing_is_found():
     assert found(good()) == []
-    assert amanda_audit.outcome([]) == {
+    assert amanda_findings.outcome([]) == {
         "status": "OK",
         "retcode": 0,
         "message": "OK: all is backed up",
@@ -213,7 +221,9 @@ def test_what_vanished_and_is_not_retired_is_a_warning_with_both_remedies():
 
 def test_bad_dumps_holding_and_disks_that_fill_up_are_found():
     known = good()
-    daily(known).update(bad=["web1 /etc of then"], holding=2, space={"free": 7, "seconds": 3 * DAY})
+    daily(known).update(
+        bad=counted("web1 /etc of then"), holding=2, space={"free": 7, "seconds": 3 * DAY}
+    )
     assert kinds(known) == [("critical", "bad"), ("warning", "holding"), ("warning", "space")]
 
 
@@ -225,10 +235,45 @@ def test_a_mirror_that_is_behind_is_critical_and_says_why(made):
     assert finding["severity"] == "critical" and "not mounted" in finding["message"]
 
 
-def test_where_no_mirror_is_asked_for_none_is_missed():
+def test_where_no_mirror_is_asked_for_none_is_missed_and_a_drill_is_of_the_tapes():
     known = good()
     daily(known)["mirror"] = None
     assert found(known) == []
+    daily(known)["drill"] = {"passed": None, "last": None}
+    assert only(known)["remedy"].endswith("amanda.drill config=daily source=tapes")
+
+
+def test_a_mirror_that_is_fresh_but_whose_last_try_failed_is_a_warning_once():
+    known = good()
+    daily(known)["mirror"].update(success=False, message="not mounted")
+    step = {"step": "mirror", "success": False, "message": "not mounted"}
+    daily(known)["backup"]["steps"].append(step)
+    assert kinds(known) == [("warning", "mirror")]
+
+
+@pytest.mark.parametrize("what", ["dump", "mirror", "drill"])
+def test_what_bears_a_time_that_is_yet_to_come_is_not_believed(what):
+    known = good()
+    if what == "dump":
+        daily(known)["dles"][0][2] = ago(days=-3650)
+    elif what == "mirror":
+        daily(known)["mirror"]["made"] = ago(days=-1)
+    else:
+        daily(known)["drill"]["passed"] = ago(days=-1)
+    assert "20" in only(known)["message"]
+
+
+def test_what_a_collection_refused_is_a_warning_about_who_published_it():
+    known = good()
+    daily(known)["refused"] = [["web1", "/x", "directory /x of web1: no"], ["db1", None, "cloned"]]
+    told = {(each["kind"], each["minion"], each["path"]) for each in found(known)}
+    assert told == {("refused", "web1", "/x"), ("refused", "db1", None)}
+
+
+def test_dumps_that_nobody_verified_are_found():
+    known = good()
+    daily(known)["unverified"] = counted("web1 /etc of then")
+    assert only(known)["remedy"] == "salt backup-server amanda.verify daily"
 
 
 @pytest.mark.parametrize(
@@ -250,11 +295,56 @@ def test_dumps_that_no_offsite_key_opens_are_found():
     known = good()
     daily(known)["sealed"]["offsite"] = 0
     assert kinds(known) == [("warning", "offsite")]
-    daily(known)["sealed"] = {"method": "age", "offsite": 2, "others": ["web1 /etc"]}
+    daily(known)["sealed"] = {"method": "age", "offsite": 2, "others": counted("web1 /etc")}
     assert "not yet all of web1 /etc" in only(known)["message"]
 
 
+# --- what is mounted below a directory ---
+
+
+def test_a_file_system_that_a_dump_leaves_out_is_a_warning_with_three_remedies():
+    known = good()
+    known.mounts["web1"] = {
+        "left_out": [{"directory": "/home", "mount": "/home/ada", "type": "xfs"}]
+    }
+    finding = only(known)
+    assert (finding["kind"], finding["path"]) == ("left-out", "/home/ada")
+    assert "mounts: include" in finding["remedy"]
+
+
+@pytest.mark.parametrize("garbage", [None, 7, {}, {"left_out": 7}, {"left_out": [[]]}])
+def test_garbage_where_the_mounts_belong_is_no_finding(garbage):
+    known = good()
+    known.mounts["web1"] = garbage
+    assert found(known) == []
+
+
 # --- what strangers say ---
+
+
+def test_a_pillar_that_can_not_be_rendered_is_told_instead_of_a_minion_not_covered():
+    known = good()
+    pillars = {**known.pillars, "web1": None}
+    known = dataclasses.replace(known, pillars=pillars, broken={"web1": "SLS 'x' failed"})
+    assert kinds(known) == [("critical", "pillar")]
+
+
+def test_garbage_in_the_place_of_a_summary_is_told_beside_what_the_last_readable_one_says():
+    known = dataclasses.replace(good(), unreadable=frozenset([SERVER]))
+    assert kinds(known) == [("critical", "unreadable")]
+    daily(known)["holding"] = 1
+    assert kinds(known) == [("critical", "unreadable"), ("warning", "holding")]
+    assert not amanda_audit.is_readable({"time": "now", "configs": {}})
+
+
+def test_a_hostile_server_or_client_can_not_make_findings_without_end():
+    known = good()
+    daily(known)["dles"] = [
+        ["web1", f"/{number}", None, 0, None, None, None] for number in range(10**5)
+    ]
+    known.published["web1"] = [f"/x{number}" for number in range(10**5)]
+    known.summaries[SERVER]["configs"].update({str(number): {} for number in range(10**4)})
+    assert len(found(known)) < 15_000
 
 
 def paths(value, at=()):
@@ -280,6 +370,8 @@ def test_whatever_stands_anywhere_in_a_summary_an_audit_ends_with_findings(garba
         for step in (SERVER, *at)[:-1]:
             target = target[step]
         target[(SERVER, *at)[-1]] = garbage
+        if not amanda_audit.is_readable(known.summaries[SERVER]):
+            continue  # the master keeps none of these
         for finding in amanda_audit.audit(known, NOW):
             assert "\x1b" not in "".join(map(str, finding.values()))
 
@@ -313,9 +405,9 @@ def test_a_summary_that_names_not_all_directories_makes_no_false_alarm_of_those_
 def test_the_worst_comes_first_and_decides_the_exit_status():
     known = good()
     daily(known)["holding"] = 1
-    assert amanda_audit.outcome(found(known))["retcode"] == 1
+    assert amanda_findings.outcome(found(known))["retcode"] == 1
     daily(known)["dles"][0][2] = ago(days=9)
-    outcome = amanda_audit.outcome(found(known))
+    outcome = amanda_findings.outcome(found(known))
     assert (outcome["retcode"], outcome["status"]) == (2, "CRITICAL")
     assert outcome["message"].startswith(
         "CRITICAL: 2 findings, the worst: the last good dump of /etc"
@@ -327,10 +419,10 @@ def test_a_finding_is_news_when_it_comes_goes_or_gets_worse_and_not_when_it_only
     def audited(**age):
         known = good()
         known.summaries[SERVER]["time"] = ago(**age)
-        return {amanda_audit.key(each): each for each in found(known)}
+        return {amanda_findings.key(each): each for each in found(known)}
 
     def told(old, new):
-        return [(what, each["severity"]) for what, each in amanda_audit.changes(old, new)]
+        return [(what, each["severity"]) for what, each in amanda_findings.changes(old, new)]
 
     assert told({}, audited(hours=4)) == [("found", "warning")]
     assert told(audited(hours=4), audited(hours=5)) == []

@@ -342,6 +342,21 @@ def test_the_longest_time_between_two_runs_is_that_of_the_weekend_or_the_longest
     assert found == datetime.timedelta(hours=hours)
 
 
+@pytest.mark.parametrize("day", range(23, 30))
+@pytest.mark.parametrize(
+    ("cron", "hours"),
+    [("0 * * * 1-5", 49), ("*/5 8-17 * * 1-5", 62 + 1 / 6), ("* * * * *", 1 / 6)],
+)
+def test_a_weekend_between_many_runs_a_day_counts_whatever_day_it_is(cron, hours, day):
+    found = amanda_due.interval(cron, at(f"2026-11-{day} 12:30"))
+    assert found == datetime.timedelta(hours=hours)
+
+
+def test_while_the_first_run_after_a_long_pause_goes_on_the_pause_still_counts():
+    found = amanda_due.interval("0 1 * 1-6 *", at("2026-01-01 01:30"))
+    assert found == datetime.timedelta(days=185)
+
+
 def test_a_day_of_25_hours_is_between_two_daily_runs():
     berlin = zoneinfo.ZoneInfo("Europe/Berlin")
     found = amanda_due.interval("0 1 * * *", at("2026-10-20 12:00", berlin))
