@@ -113,17 +113,11 @@ def test_a_summary_that_is_garbage_is_a_finding_beside_the_last_readable_one(aud
     assert audit()[0] == 0
 
 
-def test_a_file_system_that_a_client_says_its_dumps_leave_out_is_found(audit):
-    """Here the client is made to say so: no host of the bed has a second disk."""
-    assert audit.bed.salt("web1", "amanda.mounts")["web1"]["left_out"] == []
-    left_out = json.dumps([{"directory": "/home", "mount": "/home/ada", "type": "xfs"}])
-    says = {"mine_function": "test.kwarg", "left_out": left_out}
-    audit.bed.salt("web1", "mine.send", "amanda.mounts", **says)
-    try:
-        assert audit.kinds() == {("left-out", "web1", "/home/ada")}
-    finally:
-        audit.bed.salt("web1", "amanda.publish")
-    assert audit()[0] == 0
+def test_a_client_publishes_which_file_systems_its_dumps_leave_out(audit):
+    argv = ["salt-run", "--out=json", "--log-level=quiet", "cache.mine", "web1"]
+    mined = json.loads(audit.bed.run(salt.MASTER, argv).stdout)["web1"]["amanda.mounts"]
+    assert mined["allow_tgt"] == ["web1"]
+    assert mined["__data__"]["left_out"] == []  # no host of the bed has a second disk
 
 
 def test_a_master_that_can_not_find_it_out_says_unknown_and_exits_with_3(audit):
